@@ -1,0 +1,447 @@
+"""The command `ntn-twin`: verbs, tables, progress.
+
+Exit codes: 0 fine; 1 the run broke one of its own limits; 2 bad input; 3 a controller never came; 130 stopped by Ctrl-C.
+Tables and progress are for people; `--json` puts exactly one object on stdout for machines.
+"""
+
+import json
+import signal
+import sys
+import threading
+import time
+import tomllib
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hil import latency
+from twin.errors import ScenarioError, TwinError
+from twin.types import Outcome
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
+err = Console(stderr=True, highlight=False)
+
+INTERRUPTED = 130
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, nothing else")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="replace a key of the scenario, e.g. link.n_paths=6; repeatable")]
+ScenarioName = Annotated[str, typer.Argument(metavar="SCENARIO", help="one that ships (`ntn-twin list`), or a .toml file")]
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Scenarios, worlds and controllers that ship."""
+    from twin.scenario import CONTROLLERS, WORLDS, shipped
+
+    scenarios = {name: _headline(path) for name, path in shipped().items()}
+    if as_json:
+        _print_json({"scenarios": scenarios, "worlds": sorted(WORLDS), "controllers": sorted(CONTROLLERS)})
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("scenario")
+    table.add_column("what it is")
+    for name, line in scenarios.items():
+        table.add_row(name, line)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"\nworlds       {', '.join(sorted(WORLDS))}")
+    console.print(f"controllers  {', '.join(sorted(CONTROLLERS))}, external, or module:Class of your own")
+
+
+@app.command()
+def passes(
+    scenario: ScenarioName = "quickstart",
+    hours: Annotated[float | None, typer.Option(help="length of the window from the scenario's start; default: the run's own length")] = None,
+    mask_deg: Annotated[float | None, typer.Option(help="elevation mask, degrees; default: the scenario's")] = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Who is above the mask, when, how high: every pass that touches the window, with its true rise and set."""
+    import numpy as np
+
+    from twin.scenario import load
+
+    loaded = load(scenario, _overrides(set_))
+    if not hasattr(loaded.settings, "sky"):
+        raise ScenarioError(f"scenario {loaded.name}: world {loaded.world} has no sky")
+    found = _passes(loaded, hours, mask_deg)
+    if as_json:
+        _print_json({"scenario": loaded.name, **found})
+        return
+    title = f"above {found['mask_deg']:g} deg at {found['site']}\n{found['from_utc']} to {found['to_utc']}"
+    table = _table(title, "satellite", "number", "rise", "highest", "set (UTC)", "deg", "s")
+    for p in found["passes"]:
+        times = (p["rise_utc"][11:21], p["culmination_utc"][11:21], p["set_utc"][11:21])
+        table.add_row(p["name"], str(p["number"]), *times, f"{p['max_elevation_deg']:.1f}", f"{p['duration_s']:.0f}")
+    console = Console(highlight=False)
+    console.print(table)
+    if not found["passes"]:
+        console.print("nobody; look further ahead with --hours 2, or lower with --mask-deg 10")
+    else:
+        durations = np.array([p["duration_s"] for p in found["passes"]])
+        console.print(f"{durations.size} passes, median {np.median(durations):.0f} s")
+
+
+def _passes(loaded: Any, hours: float | None, mask_deg: float | None) -> dict[str, Any]:
+    from datetime import timedelta
+
+    from twin.geometry import passes as passes_of
+    from twin.orbit import ephemeris
+    from twin.tle import read_tle, select
+
+    sky, site = loaded.settings.sky, loaded.settings.site
+    seconds = loaded.slots * loaded.slot_s if hours is None else hours * 3600.0
+    margin_s = 1800.0  # a low-orbit pass is shorter, so whoever touches the window has its whole pass inside
+    start = sky.start_utc - timedelta(seconds=margin_s)
+    satellites = select(read_tle(Path(loaded.folder) / sky.tle), sky.name)
+    cache = ephemeris(satellites, start, seconds + 2 * margin_s)
+    mask = sky.mask_deg if mask_deg is None else mask_deg
+    all_ = passes_of(cache, latitude_deg=site.latitude_deg, longitude_deg=site.longitude_deg, altitude_m=site.altitude_m, mask_deg=mask)
+
+    def iso(t_s: float) -> str:
+        return cache.utc(t_s).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    return {
+        "site": f"{site.latitude_deg:g} N {site.longitude_deg:g} E {site.altitude_m:g} m",
+        "mask_deg": mask,
+        "from_utc": iso(margin_s),
+        "to_utc": iso(margin_s + seconds),
+        "passes": [
+            {
+                "name": p.name,
+                "number": p.number,
+                "rise_utc": iso(p.rise_s),
+                "culmination_utc": iso(p.culmination_s),
+                "set_utc": iso(p.set_s),
+                "max_elevation_deg": p.max_elevation_deg,
+                "duration_s": p.set_s - p.rise_s,
+                "cut": p.cut,
+            }
+            for p in all_
+            if p.set_s > margin_s and p.rise_s < margin_s + seconds
+        ],
+    }
+
+
+@app.command()
+def run(
+    scenario: ScenarioName = "quickstart",
+    clock: Annotated[str | None, typer.Option(help="lockstep or realtime; default: the scenario's")] = None,
+    rt_factor: Annotated[float | None, typer.Option(help="realtime: simulated seconds per wall second")] = None,
+    seat: Annotated[list[str] | None, typer.Option(metavar="AGENT=CONTROLLER", help="who sits there, e.g. ue=external; repeatable")] = None,
+    set_: Set = None,
+    seed: Annotated[int | None, typer.Option(help="replaces the scenario's seed")] = None,
+    out: Annotated[Path | None, typer.Option(help="run folder; default: runs/SCENARIO-TIME; never written over")] = None,
+    bind: Annotated[str | None, typer.Option(help="address controllers connect to; default: tcp://127.0.0.1:5555 when a seat is external")] = None,
+    processes: Annotated[bool, typer.Option("--processes", help="lockstep: a process per seat; realtime always has them")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fly a scenario: in lock-step, or in real time with a process on each seat; then a table, and the run folder."""
+    from hil import launch
+    from twin.record import Record, new_folder
+    from twin.runner import run as run_here
+    from twin.scenario import EXTERNAL, load
+
+    loaded = load(scenario, {**_overrides(set_), **_direct(clock=clock, rt_factor=rt_factor, seed=seed), **_seats(seat)})
+    folder = new_folder(loaded.name, out)
+    text = _scenario_text(scenario)
+    there = processes or loaded.clock == "realtime" or any(s.controller == EXTERNAL for s in loaded.agents.values())
+    signal.signal(signal.SIGTERM, _interrupt)
+    progress = Progress(loaded)
+    try:
+        with progress:
+            if there:
+                record = launch.run(loaded, out=folder, bind=bind, watch=progress.watch, say=progress.say, scenario_text=text)
+            else:
+                progress.say("compiling and building the world")
+                record = run_here(loaded, out=folder, watch=progress.watch, scenario_text=text)
+    except KeyboardInterrupt:
+        err.print("stopped; what was flown is in the record")
+        if (folder / "meta.json").exists():
+            _show(Record.open(folder), as_json)
+        raise typer.Exit(INTERRUPTED) from None
+    except TwinError:
+        if (folder / "meta.json").exists():
+            err.print(f"what was recorded is in {folder}")
+        raise
+    _show(Record.open(record.folder), as_json)
+
+
+@app.command()
+def control(
+    controller: Annotated[str, typer.Argument(help="module:Class, or the name of one that ships")],
+    agent: Annotated[str, typer.Option(help="the seat to take, e.g. ue")],
+    connect: Annotated[str, typer.Option(help="the twin's address")] = "tcp://127.0.0.1:5555",
+    patience_s: Annotated[float, typer.Option(help="how long a twin may take to appear, s")] = 60.0,
+    heartbeat_s: Annotated[float, typer.Option(help="offer a sign of life this often, s; 0: none")] = 0.0,
+) -> None:
+    """Take a seat of a running twin with a controller, and answer until the run is over."""
+    from hil.host import serve
+
+    sys.path.insert(0, "")  # module:Class of a file in the folder we stand in
+    try:
+        answered = serve(controller, agent, connect, patience_s, heartbeat_s)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    err.print(f"seat {agent!r}: {answered} observations answered")
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    as_json: Json = False,
+) -> None:
+    """Rewards, rates, latency, misses of a recorded run, finished or not."""
+    from twin.record import Record
+
+    _show(Record.open(run_folder), as_json)
+
+
+@app.command()
+def check(
+    subject: Annotated[str, typer.Argument(help="a scenario, or module:Class of a controller")],
+    agent: Annotated[str | None, typer.Option(help="controller: the seat it is for; default: every seat it fits")] = None,
+    scenario: Annotated[str, typer.Option(help="controller: the scenario whose seats it is tried on")] = "quickstart",
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """The conformance kit: does a scenario's world with its controllers, or one controller, keep the contract?"""
+    from twin.check import check_controller, check_world
+    from twin.scenario import CONTROLLERS, EXTERNAL, agent_seed, build, load, make_controller
+
+    is_controller = ":" in subject or subject in CONTROLLERS
+    sys.path.insert(0, "")
+    loaded = load(scenario if is_controller else subject, {"slots": 100, **_overrides(set_)})
+    world = build(loaded)
+    names = tuple(a.name for a in world.agents)
+    if agent is not None and agent not in names:
+        raise ScenarioError(f"no seat {agent!r} in {loaded.world}; there are {', '.join(names)}")
+    looked: dict[str, list[str]] = {}
+    if not is_controller:
+        looked[f"world {loaded.world}"] = check_world(lambda: build(loaded))
+    for seat in world.agents:
+        seating = loaded.seating(seat.name)
+        name, options = (subject, {}) if is_controller else (seating.controller, seating.options)
+        if name == EXTERNAL or (agent or seat.name) != seat.name or (is_controller and agent is None and not _fits(subject, seat.name)):
+            continue
+
+        def make(a: Any, seed: int, name: str = name, options: Any = options) -> Any:
+            return make_controller(name, a, agent_seed(seed, a.name), options)
+
+        others = tuple(n for n in names if n != seat.name)
+        looked[f"{name} as {seat.name}"] = check_controller(make, seat, others)
+    if as_json:
+        _print_json({"subject": subject, "holds": True, "looked_at": looked})
+        return
+    console = Console(highlight=False)
+    for what, clauses in looked.items():
+        console.print(f"{what}: holds")
+        for clause in clauses:
+            console.print(f"  - {clause}")
+
+
+def _fits(controller: str, agent: str) -> bool:
+    """The two learning controllers are made for one seat each; anything else is tried on all."""
+    return {"rollout": "leo", "trpo": "ue"}.get(controller, agent) == agent
+
+
+class Progress:
+    """A line on stderr that says where the run is, four times a second, drawn in a thread beside the loop."""
+
+    EVERY_S = 0.25
+
+    def __init__(self, scenario: Any):
+        self.scenario = scenario
+        self.slot = -1
+        self.outcome: Outcome | None = None
+        self._begun = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._draw, daemon=True)
+        self._live = sys.stderr.isatty()
+        self._names = self._satellites()
+
+    def __enter__(self) -> "Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        if self.slot >= 0:
+            self._write(self._line(), end="\n")
+
+    def say(self, text: str) -> None:
+        """Tell what is going on before the first slot."""
+        self._write(text, end="\n")
+
+    def watch(self, slot: int, outcome: Outcome) -> None:
+        """Called by the loop: keeps what it is given, and nothing more."""
+        self.slot, self.outcome = slot, outcome
+
+    def _draw(self) -> None:
+        every = self.EVERY_S if self._live else 5.0  # a log wants fewer lines than a terminal
+        while not self._done.wait(every):
+            if self.slot >= 0:
+                self._write(self._line(), end="" if self._live else "\n")
+
+    def _line(self) -> str:
+        done, total = self.slot + 1, self.scenario.slots
+        bar = "#" * (20 * done // total)
+        text = f"[{bar:<20}] slot {done}/{total}  {done * self.scenario.slot_s:6.1f} s"
+        measures = dict(self.outcome.measures) if self.outcome else {}
+        if "elevation_deg" in measures and "satellite" in measures:
+            number = int(measures["satellite"])
+            who = self._names.get(number, str(number)) if number else "nobody serves"
+            text += f"  {who}"
+            if number:
+                text += f"  elevation {float(measures['elevation_deg']):4.1f} deg {'LOS ' if measures['los'] else 'NLOS'}"
+                used = int(measures["used_rb"].sum())
+                text += f"  {float(measures['rate_bps']) / 1e6:6.1f} Mbit/s on {used} groups, asked {float(measures['demand_bps']) / 1e6:.0f}"
+        return text
+
+    def _write(self, text: str, end: str) -> None:
+        sys.stderr.write(("\r\x1b[2K" if self._live else "") + text + end)
+        sys.stderr.flush()
+
+    def _satellites(self) -> dict[int, str]:
+        sky = getattr(self.scenario.settings, "sky", None)
+        if sky is None:
+            return {}
+        from twin.tle import read_tle
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever builds the world says it
+            return {s.number: s.name for s in read_tle(Path(self.scenario.folder) / sky.tle)}
+
+
+def _show(record: Any, as_json: bool) -> None:
+    result = latency.report(record)
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    console = Console(highlight=False)
+    for table in tables(result):
+        console.print(table)
+        console.print()
+    hash_ = result.trajectory_hash or "none: the run did not end"
+    console.print(f"trajectory {hash_}")
+    if result.ended != "finished":
+        console.print(f"the run {result.ended if result.ended != 'running' else 'was killed'}: {result.why or 'no reason recorded'}")
+    console.print(f"run folder {result.run}")
+
+
+def tables(result: latency.LatencyReport) -> list[Table]:
+    """What a person wants to know of a run: how the link did, and who kept the deadlines."""
+    wanted = {
+        "elevation_deg": ("elevation", 1.0, "deg"),
+        "los": ("line of sight", 100.0, "% of slots"),
+        "demand_bps": ("demand", 1e-6, "Mbit/s"),
+        "rate_bps": ("rate", 1e-6, "Mbit/s"),
+        "served_bps": ("served", 1e-6, "Mbit/s"),
+    }
+    head = _table(f"{result.scenario}: {result.slots} slots, clock {result.clock}, seed {result.seed}; means of the run", "", "", "")
+    for name, (label, scale, unit) in wanted.items():
+        if name in result.measures:
+            head.add_row(label, f"{result.measures[name] * scale:.1f}", unit)
+    agents = result.agents.values()
+    overruns = "" if result.twin_overruns is None else f"; {result.twin_overruns} twin overruns"
+    cycles = _table(f"control cycles{overruns}", "", *result.agents)
+    for label, values in {
+        "one every ... slots": [str(a.every) for a in agents],
+        "cycles": [str(a.cycles) for a in agents],
+        "  answered on time": [str(a.on_time) for a in agents],
+        "  missing, late, invalid": [", ".join(str(a.statuses[s]) for s in ("missing", "late", "invalid")) for a in agents],
+        "longest run of misses": [str(a.longest_miss_run) for a in agents],
+        "at least m in any k": [_verdict(a) for a in agents],
+        "reward per cycle": ["-" if a.reward_mean is None else f"{a.reward_mean:.2f}" for a in agents],
+        "signals sent, kB": [f"{a.signalling_bytes / 1e3:.1f}" for a in agents],
+        "updates learned, not ready": [f"{a.weights}, {a.learning_misses}" for a in agents],
+    }.items():
+        cycles.add_row(label, *values)
+    times = _table("microseconds from the scheduled release", "", *(f"{name} {q}" for name in result.agents for q in ("p50", "p99", "max")))
+    rows = {"response": "response_us", "slack before the deadline": "slack_us", "order wait": "order_wait_us"}
+    for label, field in rows.items():
+        times.add_row(label, *(cell for a in agents for cell in _cells(getattr(a, field))))
+    for part in latency.COMPONENTS:
+        times.add_row(f"  {part.replace('_', ' ')}", *(cell for a in agents for cell in _cells(a.components_us[part])))
+    times.add_row("  unaccounted", *(cell for a in agents for cell in _cells(a.unaccounted_us)))
+    return [head, cycles, times]
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+def _verdict(agent: latency.AgentLatency) -> str:
+    if agent.at_least is None:
+        return "-"
+    return f"{agent.at_least[0]} in {agent.at_least[1]} {'held' if agent.at_least_held else 'BROKEN'}"
+
+
+def _cells(spread: latency.Spread) -> list[str]:
+    return ["-" if value is None else f"{value:,.0f}" for value in (spread.p50, spread.p99, spread.max)]
+
+
+def _print_json(what: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(what, indent=1, allow_nan=False) + "\n")
+
+
+def _headline(path: Path) -> str:
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+
+
+def _overrides(pairs: list[str] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ScenarioError(f"--set takes KEY=VALUE, got {pair!r}")
+        try:
+            found[key.strip()] = tomllib.loads(f"v = {value}")["v"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = value.strip()  # a bare word is a string, so that nobody has to quote twice
+    return found
+
+
+def _direct(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _seats(pairs: list[str] | None) -> dict[str, Any]:
+    found = {}
+    for pair in pairs or []:
+        agent, equals, name = pair.partition("=")
+        if not equals or not agent or not name:
+            raise ScenarioError(f"--seat takes AGENT=CONTROLLER, got {pair!r}")
+        found[f"agent.{agent}.controller"] = name
+    return found
+
+
+def _scenario_text(scenario: str) -> str:
+    from twin.scenario import shipped
+
+    return (shipped().get(scenario) or Path(scenario)).read_text(encoding="utf-8")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command; what went wrong is one message on stderr and an exit code."""
+    warnings.showwarning = lambda message, *_, **__: err.print(f"warning: {message}", soft_wrap=True)  # type: ignore[assignment]
+    try:
+        app(standalone_mode=True)
+    except TwinError as error:
+        err.print(f"ntn-twin: {error}", soft_wrap=True, markup=False)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Any controller becomes a process: connect, say hello, read the welcome, answer until the last observation.
+
+The control path is one thread: receive, decode, act, encode, send. What the controller learns runs in a second thread
+after the answer has left; when the twin is gone the process ends by itself.
+"""
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from hil import wire
+from twin.errors import ControllerError, SeatEmpty, WireError
+from twin.runner import Learner
+from twin.scenario import make_controller
+from twin.types import Agent, Controller, Observation
+from twin.units import NS_PER_US
+
+HELLO_EVERY_S = 0.5
+
+
+def serve(
+    controller: type[Controller] | str,
+    agent: str,
+    connect: str,
+    patience_s: float = 60.0,
+    heartbeat_s: float = 0.0,
+    options: Mapping[str, Any] | None = None,
+) -> int:
+    """Take a seat and answer until the run is over; the number of observations answered.
+
+    controller   a class, built as Class(agent, seed, **options), or the name of one as scenarios give it
+    agent        the seat's name, e.g. "ue"
+    connect      the twin's address, e.g. "tcp://127.0.0.1:5555"
+    patience_s   how long a twin may take to appear and welcome us, s
+    heartbeat_s  offer a sign of life this often, s; 0 offers none (a vanished process is noticed without)
+    options      used instead of those the scenario gives with the welcome
+
+    Raises SeatEmpty when no twin welcomed us, ControllerError when it refused us or is gone, WireError.
+    """
+    out, into = wire.endpoints(connect)
+    context = zmq.Context()
+    sub, dealer = context.socket(zmq.SUB), context.socket(zmq.DEALER)
+    for socket in (sub, dealer):
+        socket.setsockopt(zmq.LINGER, 500)  # the last answer, and a refusal to read
+        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
+    monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    learning = ThreadPoolExecutor(1, "learn")
+    try:
+        sub.setsockopt(zmq.SUBSCRIBE, f"{agent}.".encode())
+        sub.connect(out)
+        dealer.connect(into)
+        peer = _Peer(sub, dealer, monitor, agent)
+        welcome = peer.welcome(patience_s, heartbeat_s)
+        seat = wire.agent_of(welcome)
+        chosen = dict(welcome.options if options is None else options)
+        if isinstance(controller, str):
+            made = make_controller(controller, seat, welcome.seed, chosen)
+        else:
+            made = controller(seat, welcome.seed, **chosen)  # type: ignore[call-arg]
+        learner = Learner(made, welcome.learn_delay, welcome.clock != "realtime", learning) if welcome.learn else None
+        gc.collect()
+        gc.freeze()  # what was loaded so far is never garbage: a collection in the loop need not look at it
+        peer.send(wire.Ready(agent, welcome.run))
+        return _answer(peer, welcome, seat, made, learner, heartbeat_s)
+    finally:
+        learning.shutdown(wait=False, cancel_futures=True)
+        dealer.disable_monitor()
+        monitor.close(0)
+        sub.close()
+        dealer.close()
+        context.term()
+
+
+class _Peer:
+    """The twin as a controller sees it: one socket to hear it, one to speak, and word of whether it is still there."""
+
+    def __init__(self, sub: zmq.Socket, dealer: zmq.Socket, monitor: zmq.Socket, agent: str):
+        self.sub, self.dealer, self.monitor, self.agent = sub, dealer, monitor, agent
+        self._poller = zmq.Poller()
+        for socket in (sub, dealer, monitor):
+            self._poller.register(socket, zmq.POLLIN)
+
+    def send(self, message: wire.Incoming) -> None:
+        self.dealer.send(wire.encode(message))
+
+    def hear(self, wait_s: float) -> list[tuple[int, wire.Outgoing]]:
+        """What the twin published meanwhile, each with when we read it, ns.
+
+        Raises ControllerError when the twin refused us or is gone.
+        """
+        ready = dict(self._poller.poll(wait_s * 1e3))
+        heard: list[tuple[int, wire.Outgoing]] = []
+        if self.sub in ready:
+            while True:
+                try:
+                    _, body = self.sub.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                heard.append((time.monotonic_ns(), wire.decode_outgoing(body)))
+        if self.dealer in ready:
+            message = wire.decode_outgoing(self.dealer.recv_multipart()[-1])
+            if isinstance(message, wire.Refused):
+                raise ControllerError(f"the twin refused seat {self.agent!r}: {message.reason}")
+        if not heard and self.monitor in ready:  # what it said before it left is read first
+            recv_monitor_message(self.monitor)
+            raise ControllerError(f"the twin of seat {self.agent!r} is gone")
+        return heard
+
+    def welcome(self, patience_s: float, heartbeat_s: float) -> wire.Welcome:
+        """Say hello until somebody answers."""
+        hello = wire.Hello(wire.PROTOCOL, self.agent, f"ntn-twin python, process {os.getpid()}", heartbeat_s=heartbeat_s)
+        until = time.monotonic() + patience_s
+        while time.monotonic() < until:
+            self.send(hello)
+            for _, message in self.hear(HELLO_EVERY_S):
+                if isinstance(message, wire.Stop):
+                    raise ControllerError(f"the run of seat {self.agent!r} is over: {message.reason}")
+                if isinstance(message, wire.Welcome):
+                    if message.protocol != wire.PROTOCOL:
+                        raise WireError(f"the twin speaks protocol {message.protocol}, this controller {wire.PROTOCOL}")
+                    return message
+        raise SeatEmpty(f"no twin welcomed seat {self.agent!r} within {patience_s:g} s")
+
+
+def _answer(
+    peer: _Peer, welcome: wire.Welcome, agent: Agent, controller: Controller, learner: Learner | None, heartbeat_s: float
+) -> int:
+    answered, realtime, beat = 0, welcome.clock == "realtime", time.monotonic()
+    while True:
+        waiting_ns = time.monotonic_ns()
+        heard = peer.hear(heartbeat_s or 1.0)
+        if heartbeat_s and time.monotonic() - beat >= heartbeat_s:
+            peer.send(wire.Heartbeat(agent.name))
+            beat = time.monotonic()
+        asked = [(at, m) for at, m in heard if isinstance(m, wire.Asked) and m.run == welcome.run]
+        if realtime:
+            asked = _still_open(asked)
+        for received_ns, message in asked:
+            if message.last:
+                return answered
+            seen = Observation(
+                message.agent,
+                message.slot,
+                wire.unpack(message.values),
+                message.reward,
+                message.last,
+                {sender: wire.unpack(arrays) for sender, arrays in message.signals.items()},
+                message.timing,
+            )
+            decoded_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns()
+            if learner is not None:
+                learner.before(message.slot)
+            action = controller.act(seen)
+            acted_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns() - cpu_ns
+            reply = wire.Reply(
+                agent.name,
+                welcome.run,
+                message.slot,
+                wire.pack(action.values),
+                {to: wire.pack(arrays) for to, arrays in action.signals.items()},
+                {
+                    "waiting": waiting_ns,
+                    "received": received_ns,
+                    "decoded": decoded_ns,
+                    "acted": acted_ns,
+                    "cpu_ns": cpu_ns,
+                    "replied": time.monotonic_ns(),
+                },
+                learner.weights if learner else 0,
+                learner.misses if learner else 0,
+            )
+            peer.send(reply)
+            answered += 1
+            if learner is not None:
+                learner.after(message.slot)
+            waiting_ns = time.monotonic_ns()
+        if any(isinstance(m, wire.Stop) for _, m in heard):
+            return answered
+
+
+def _still_open(asked: list[tuple[int, wire.Asked]]) -> list[tuple[int, wire.Asked]]:
+    """A controller that fell behind skips the observations whose deadline has passed, and only those."""
+    if len(asked) < 2:
+        return asked
+    now = time.monotonic_ns()
+    deadlines = [m.t_mono_ns + float(m.timing.get("deadline_us") or 0.0) * NS_PER_US for _, m in asked]
+    return [*(a for a, due_ns in zip(asked[:-1], deadlines) if due_ns > now), asked[-1]]
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m hil.host CONTROLLER AGENT ADDRESS`: what the runner starts, light enough to start fast."""
+    from twin.errors import TwinError
+
+    name, agent, connect = arguments
+    try:
+        serve(name, agent, connect)
+    except TwinError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

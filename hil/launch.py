@@ -1,0 +1,192 @@
+"""Fly a scenario with a process on each seat: sockets, clock, controller processes, and no child left behind."""
+
+import gc
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hil import wire
+from hil.clock import RealTime
+from hil.hub import Hub, There, facts_of
+from twin.errors import ControllerError, ScenarioError, TwinError
+from twin.record import Record, new_folder
+from twin.runner import LockStep, describe, drive
+from twin.scenario import EXTERNAL, Scenario, agent_seed, build
+from twin.types import Outcome, World
+
+EXTERNAL_ADDRESS = "tcp://127.0.0.1:5555"  # where an external controller finds the twin when nobody says otherwise
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+LEAVE_S = 2.0  # a controller may take this long to leave before it is terminated, and again before it is killed
+LAST_LINES = 5
+
+
+class Crew:
+    """The controller processes of a run, started, watched and stopped; what they print goes to the run folder."""
+
+    def __init__(self, folder: Path, event: Callable[..., None]):
+        self.folder, self.event = folder / "controllers", event
+        self.started = False  # from then on a death is an event of the run, before it is the end of it
+        self._processes: dict[str, subprocess.Popen] = {}
+
+    def start(self, agent: str, controller: str, address: str) -> None:
+        """Start a controller on a seat."""
+        self.folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "hil.host", controller, agent, address]
+        with self._log(agent).open("wb") as log:
+            self._processes[agent] = subprocess.Popen(  # a session of its own: Ctrl-C is the twin's to handle
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **ONE_THREAD}, start_new_session=True
+            )
+
+    def look(self) -> None:
+        """Notice who has died. Raises ControllerError before the run has started, notes an event in it."""
+        for agent, process in list(self._processes.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self._processes[agent]
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            if not self.started:
+                error = ControllerError(f"controller of seat {agent!r} {how} before it was ready:\n{self._last_lines(agent)}")
+                error.exit_code = 2 if code == 2 else 3
+                raise error
+            if code != 0:
+                self.event("died", agent=agent, how=how, last_lines=self._last_lines(agent))
+
+    def stop(self) -> None:
+        """Wait for those who leave by themselves; terminate, then kill, those who do not."""
+        for ask in (lambda process: None, subprocess.Popen.terminate, subprocess.Popen.kill):
+            until = time.monotonic() + LEAVE_S
+            for process in self._processes.values():
+                if process.poll() is None:
+                    ask(process)
+            for process in self._processes.values():
+                try:
+                    process.wait(max(0.0, until - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    continue
+
+    def _log(self, agent: str) -> Path:
+        return self.folder / f"{agent}.log"
+
+    def _last_lines(self, agent: str) -> str:
+        lines = self._log(agent).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return "\n".join(f"    {line}" for line in lines[-LAST_LINES:]) or "    (it printed nothing)"
+
+
+def run(
+    scenario: Scenario,
+    clock: str | None = None,
+    out: str | Path | None = None,
+    bind: str | None = None,
+    watch: Callable[[int, Outcome], None] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    scenario_text: str = "",
+) -> Record:
+    """Fly a scenario with a process on each seat; "external" seats are awaited.
+
+    clock   "lockstep" or "realtime"; None takes the scenario's
+    out     the run folder; None makes one under runs/
+    bind    the address controllers connect to; None chooses a free port, or tcp://127.0.0.1:5555 when a seat is external
+    watch   called after each slot with its outcome; must return at once
+    say     told what is going on before the clock starts, for a person to read
+
+    Returns the record. Raises ScenarioError, ControllerError, SeatEmpty before the start, RunBroken after it; whatever
+    was recorded by then stays readable.
+    """
+    clock_name = clock or scenario.clock
+    if clock_name not in (LockStep.name, RealTime.name):
+        raise ScenarioError(f"clock {clock_name!r} is unknown; there are {LockStep.name}, {RealTime.name}")
+    world = build(scenario)
+    outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
+    run_id = uuid.uuid4().hex
+    meta = describe(scenario, clock_name, "there") | {"run_id": run_id, "rt_factor": scenario.rt_factor}
+    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None))
+    try:
+        record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario_text)
+    except TwinError:
+        hub.close()
+        raise
+    hub.event = record.event
+    crew = Crew(record.folder, record.event)
+    hub.alive = crew.look
+    ticking: LockStep | RealTime = LockStep()
+    ended, why = "broken", ""
+    try:
+        seats = {a.name: _seat(hub, scenario, world, a.name, clock_name) for a in world.agents}
+        for name in seats:
+            if name in outside:
+                say(f"waiting for seat {name!r}: ntn-twin control MODULE:CLASS --agent {name} --connect {hub.address}")
+            else:
+                crew.start(name, scenario.seating(name).controller, hub.address)
+        _warm_up(world, scenario.seed)
+        say("starting " + ", ".join(f"{name} ({scenario.seating(name).controller})" for name in seats))
+        hub.gather(scenario.seat_wait_s)
+        crew.started = True
+        if clock_name == RealTime.name:
+            ticking = RealTime(
+                scenario.slot_s, world.agents, scenario.rt_factor, scenario.max_lag_s, wait_until=hub.listen
+            )
+        gc.collect()
+        gc.freeze()
+        on_miss = {a.name: scenario.seating(a.name).on_miss for a in world.agents}
+        drive(world, seats, ticking, scenario.slots, scenario.seed, record, on_miss, watch)
+        ended = "finished"
+    except KeyboardInterrupt:
+        ended, why = "interrupted", "stopped by the user"
+        raise
+    except Exception as error:
+        why = str(error)
+        raise
+    finally:
+        gc.unfreeze()
+        hub.stop(why or ended)
+        crew.stop()
+        overruns = ticking.overrun_slots if isinstance(ticking, RealTime) else None
+        messages = {name: {"stale": s.stale, "duplicates": s.duplicates, "client": s.client} for name, s in hub.seats.items()}
+        hub.close()
+        record.close(ended, why, overrun_slots=overruns, messages=messages, refused=hub.refused)
+    return record
+
+
+def _seat(hub: Hub, scenario: Scenario, world: World, name: str, clock: str) -> There:
+    agent = next(a for a in world.agents if a.name == name)
+    others = tuple(a.name for a in world.agents if a.name != name)
+    seating = scenario.seating(name)
+    options: dict[str, Any] = msgspec.to_builtins(seating.options)
+    welcome = wire.Welcome(
+        protocol=wire.PROTOCOL,
+        run=hub.run,
+        agent=name,
+        seed=agent_seed(scenario.seed, name),
+        slot_s=world.slot_s,
+        every=agent.every,
+        order=agent.order,
+        delay=agent.delay,
+        observes=wire.specs(agent.observes),
+        acts=wire.specs(agent.acts),
+        facts=facts_of(agent),
+        clock=clock,
+        rt_factor=scenario.rt_factor,
+        learn=seating.learn,
+        learn_delay=seating.learn_delay,
+        others=list(others),
+        options=options,
+    )
+    scale = seating.compute_scale if clock == RealTime.name else 1.0
+    return There(hub, agent, others, welcome, scenario.patience_s, scale)
+
+
+def _warm_up(world: World, seed: int) -> None:
+    """One slot nobody sees: every kernel is compiled before a clock starts. `drive` begins again at slot 0."""
+    world.reset(seed)
+    for agent in world.agents:
+        world.observe(agent.name)
+        world.apply(agent.name, world.default(agent.name))
+    world.step()

@@ -1,0 +1,51 @@
+"""The errors this package raises, all of them children of one.
+
+    TwinError
+    ├── TleError          an element set that cannot be trusted: file, line and what is wrong with it
+    ├── ScenarioError     a scenario key, value or file that cannot be flown
+    ├── ControllerError   a controller that cannot be found, built or spoken to
+    │   └── SeatEmpty     nobody took a seat in time
+    ├── WireError         a message that does not follow the protocol
+    ├── RecordError       a run folder that cannot be written or read
+    └── RunBroken         a run that ended because it broke one of its own limits
+
+Inside the loop none of them is raised for a late or malformed answer: that is a miss in the record.
+"""
+
+
+class TwinError(Exception):
+    """Whatever this package raises on purpose. Its text says what, where, and what to do."""
+
+    exit_code = 2
+
+
+class TleError(TwinError):
+    """A two-line element set that cannot be trusted."""
+
+
+class ScenarioError(TwinError):
+    """A scenario that cannot be flown as written."""
+
+
+class ControllerError(TwinError):
+    """A controller that cannot be found, built or spoken to."""
+
+
+class SeatEmpty(ControllerError):
+    """Nobody took a seat within the time the scenario grants."""
+
+    exit_code = 3
+
+
+class WireError(TwinError):
+    """A message that does not follow the protocol."""
+
+
+class RecordError(TwinError):
+    """A run folder that cannot be written or read."""
+
+
+class RunBroken(TwinError):
+    """A run that ended because it broke one of its own limits; what it recorded stays readable."""
+
+    exit_code = 1

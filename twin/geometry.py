@@ -1,0 +1,369 @@
+"""Where a satellite stands in the sky of a site, when it passes, and how the two antennas see each other.
+
+Everything is Earth-fixed (ECEF), so a site stands still and the derivative of the slant range is the range rate that a
+receiver sees. Elevation is geometric, against the WGS84 normal: no refraction.
+
+Two frames carry the beam angles (drawn in docs/physics.md). The satellite's has z to the geocentre and x along its
+Earth-fixed velocity; the terminal's has z to the zenith and x along the horizontal part of that same velocity; y is
+z cross x in both. The panel lies in x and y, its normal is z. A direction u is written as two angles, the polar axis
+being y: phi = arccos(u_y), theta = atan2(u_z, u_x). Both from 0 to 180 deg is the half-space before the panel, and
+(90, 90) is straight ahead.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numba import njit
+
+from twin.orbit import Ephemeris
+from twin.units import SPEED_OF_LIGHT_M_S, WGS84_FLATTENING, WGS84_RADIUS_M
+
+SCAN_S = (
+    30.0  # far less than the time between two extremes of a satellite's elevation, so each interval has one at most
+)
+EVENT_S = 1e-6  # to this the times of rise, culmination and set are bisected
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A place on the Earth, geodetic on WGS84.
+
+    position_m  (3,)    m  ECEF
+    axes        (3, 3)     rows east, north, up, in ECEF
+    """
+
+    latitude_deg: Annotated[float, Meta(ge=-90.0, le=90.0, description="geodetic latitude, north positive")]
+    longitude_deg: Annotated[float, Meta(ge=-180.0, le=180.0, description="longitude, east positive")]
+    altitude_m: Annotated[float, Meta(ge=-500.0, le=50_000.0, description="height above the WGS84 ellipsoid")] = 0.0
+
+    @property
+    def position_m(self) -> np.ndarray:
+        up = self.axes[2]
+        flat = (1.0 - WGS84_FLATTENING) ** 2
+        normal_m = WGS84_RADIUS_M / np.sqrt(up[0] ** 2 + up[1] ** 2 + flat * up[2] ** 2)
+        return (np.array([normal_m, normal_m, flat * normal_m]) + self.altitude_m) * up
+
+    @property
+    def axes(self) -> np.ndarray:
+        latitude_rad, longitude_rad = np.radians(self.latitude_deg), np.radians(self.longitude_deg)
+        sin_lat, cos_lat = np.sin(latitude_rad), np.cos(latitude_rad)
+        sin_lon, cos_lon = np.sin(longitude_rad), np.cos(longitude_rad)
+        return np.array(
+            [
+                [-sin_lon, cos_lon, 0.0],
+                [-sin_lat * cos_lon, -sin_lat * sin_lon, cos_lat],
+                [cos_lat * cos_lon, cos_lat * sin_lon, sin_lat],
+            ]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Satellites as a site sees them; every array has the shape of the states without their last axis.
+
+    elevation_deg        above the horizon
+    azimuth_deg          from north through east, 0 to 360
+    slant_range_m        distance
+    range_rate_m_s       its derivative, receding is positive
+    doppler_hz           received minus sent, first order in v/c: negative when receding
+    propagation_delay_s  one way
+    """
+
+    elevation_deg: np.ndarray
+    azimuth_deg: np.ndarray
+    slant_range_m: np.ndarray
+    range_rate_m_s: np.ndarray
+    doppler_hz: np.ndarray
+    propagation_delay_s: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One visibility interval above a mask; times in seconds after the ephemeris' start.
+
+    satellite_index     in the ephemeris
+    name, number        of the satellite
+    rise_s, set_s       where it crosses the mask, or the window's edge
+    culmination_s       when it stands highest within them
+    max_elevation_deg   how high that is
+    cut                 whether the window's edge, not the mask, begins or ends it
+    """
+
+    satellite_index: int
+    name: str
+    number: int
+    rise_s: float
+    culmination_s: float
+    set_s: float
+    max_elevation_deg: float
+    cut: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Pointing:
+    """How a satellite and a terminal see each other at n times.
+
+    elevation_deg  (n,)    deg  of the satellite over the terminal's horizon
+    slant_range_m  (n,)    m
+    tx_beam_deg    (n, 2)  deg  theta, phi of the terminal in the satellite's frame
+    rx_beam_deg    (n, 2)  deg  theta, phi of the satellite in the terminal's frame
+    """
+
+    elevation_deg: np.ndarray
+    slant_range_m: np.ndarray
+    tx_beam_deg: np.ndarray
+    rx_beam_deg: np.ndarray
+
+
+def look(
+    sky: Ephemeris,
+    *,
+    latitude_deg: float,
+    longitude_deg: float,
+    altitude_m: float = 0.0,
+    t_s: float | np.ndarray = 0.0,
+    carrier_hz: float = 20e9,
+) -> Look:
+    """All satellites of an ephemeris as a site sees them.
+
+    t_s         () or (n_times,)  s   after the ephemeris' start
+    carrier_hz  ()                Hz  for the Doppler shift
+
+    Returns a Look of (n_satellites,) or (n_satellites, n_times). Raises ValueError for a site that is none or a time
+    outside the ephemeris. Checked by tests/test_geometry.py against skyfield.
+    """
+    position_m, velocity_m_s = sky.state(t_s)
+    site = _site(latitude_deg, longitude_deg, altitude_m)
+    seen = look_angles(position_m.reshape(-1, 3), velocity_m_s.reshape(-1, 3), site, carrier_hz=carrier_hz)
+    return Look(*(getattr(seen, name).reshape(position_m.shape[:-1]) for name in Look.__dataclass_fields__))
+
+
+def look_angles(position_m: np.ndarray, velocity_m_s: np.ndarray, site: Site, carrier_hz: float = 20e9) -> Look:
+    """Given satellite states as a site sees them.
+
+    position_m, velocity_m_s  (n, 3)  m, m/s  ECEF
+
+    Returns a Look of (n,). Checked by tests/test_geometry.py against skyfield.
+    """
+    # Copies, because arrays off the wire are read-only, a type of their own for which numba would compile again.
+    states = np.array(position_m, dtype=float), np.array(velocity_m_s, dtype=float)
+    elevation_rad, azimuth_rad, slant_range_m, range_rate_m_s = horizontal(*states, site.position_m, site.axes)
+    return Look(
+        elevation_deg=np.degrees(elevation_rad),
+        azimuth_deg=np.degrees(azimuth_rad) % 360.0,
+        slant_range_m=slant_range_m,
+        range_rate_m_s=range_rate_m_s,
+        doppler_hz=-carrier_hz / SPEED_OF_LIGHT_M_S * range_rate_m_s,
+        propagation_delay_s=slant_range_m / SPEED_OF_LIGHT_M_S,
+    )
+
+
+@njit(cache=True)
+def horizontal(position_m, velocity_m_s, site_position_m, axes):
+    """Kernel: elevation (rad), azimuth (rad, -pi to pi), slant range (m), range rate (m/s), each (n,).
+
+    position_m, velocity_m_s  (n, 3)  ECEF
+    site_position_m           (3,)    ECEF
+    axes                      (3, 3)  rows east, north, up
+    """
+    n = len(position_m)
+    elevation_rad, azimuth_rad, slant_range_m, range_rate_m_s = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    for i in range(n):
+        x_m = position_m[i, 0] - site_position_m[0]
+        y_m = position_m[i, 1] - site_position_m[1]
+        z_m = position_m[i, 2] - site_position_m[2]
+        east_m = axes[0, 0] * x_m + axes[0, 1] * y_m + axes[0, 2] * z_m
+        north_m = axes[1, 0] * x_m + axes[1, 1] * y_m + axes[1, 2] * z_m
+        up_m = axes[2, 0] * x_m + axes[2, 1] * y_m + axes[2, 2] * z_m
+        along = x_m * velocity_m_s[i, 0] + y_m * velocity_m_s[i, 1] + z_m * velocity_m_s[i, 2]
+        elevation_rad[i] = np.arctan2(up_m, np.hypot(east_m, north_m))
+        azimuth_rad[i] = np.arctan2(east_m, north_m)
+        slant_range_m[i] = np.sqrt(x_m * x_m + y_m * y_m + z_m * z_m)
+        range_rate_m_s[i] = along / slant_range_m[i]
+    return elevation_rad, azimuth_rad, slant_range_m, range_rate_m_s
+
+
+def passes(
+    sky: Ephemeris,
+    *,
+    latitude_deg: float,
+    longitude_deg: float,
+    altitude_m: float = 0.0,
+    mask_deg: float = 10.0,
+) -> list[Pass]:
+    """Who stands above the mask, and when, in the ephemeris' window.
+
+    mask_deg  ()  deg  elevation from which a satellite counts, -90 to 90
+
+    Returns the passes by time of rise, their times refined far below a millisecond. Raises ValueError for a site that
+    is none. Satellites that SGP4 could not propagate have no passes. Checked by tests/test_geometry.py against
+    skyfield's find_events.
+    """
+    site = _site(latitude_deg, longitude_deg, altitude_m)
+    if not -90.0 <= mask_deg <= 90.0:
+        raise ValueError(f"mask_deg must be from -90 to 90, got {mask_deg:g}")
+    where = site.position_m, site.axes[2], np.sin(np.radians(mask_deg))
+    found = []
+    for i, satellite in enumerate(sky.satellites):
+        if sky.error_code[i]:
+            continue
+        rows = passes_of_one(sky.coefficients_m[i], sky.segment_s, sky.seconds, SCAN_S, *where)
+        for rise_s, culmination_s, set_s, sine, cut in rows.tolist():
+            highest_deg = float(np.degrees(np.arcsin(sine)))
+            found.append(Pass(i, satellite.name, satellite.number, rise_s, culmination_s, set_s, highest_deg, cut > 0))
+    return sorted(found, key=lambda one: (one.rise_s, one.satellite_index))
+
+
+@njit(cache=True)
+def passes_of_one(coefficients_m, segment_s, seconds, scan_s, site_position_m, up, sine_mask):
+    """Kernel: passes of one satellite, (n_passes, 5): rise, culmination, set (s), sine of the highest elevation, cut.
+
+    coefficients_m       (n_segments, 3, n_coefficients)  m
+    segment_s            ()    s  length of a segment
+    seconds, scan_s      ()    s  length of the window, and of a step through it
+    site_position_m, up  (3,)     ECEF: where, and the zenith there
+    sine_mask            ()       sine of the mask
+
+    The window is divided at its steps and at every extreme of the elevation, found as a zero of its rate. From one
+    division to the next the elevation only rises or only falls, so no crossing of the mask is missed, however short the
+    pass.
+    """
+    n_steps = int(np.ceil(seconds / scan_s))
+    found = np.zeros((n_steps + 1, 5))  # row n is the pass going on while `above`, written element by element:
+    n = 0  # assigning rows from tuples or lists costs numba 1.7 s of compilation
+    t0 = 0.0
+    sine, rate0 = sine_elevation(coefficients_m, segment_s, t0, site_position_m, up)
+    above = sine >= sine_mask
+    found[0, 3], found[0, 4] = sine, 1.0
+    for step in range(n_steps):
+        end_s = min((step + 1) * scan_s, seconds)
+        rate1 = sine_elevation(coefficients_m, segment_s, end_s, site_position_m, up)[1]
+        extreme_s = end_s
+        if (rate0 >= 0.0) != (rate1 >= 0.0):
+            extreme_s = crossing_s(coefficients_m, segment_s, t0, end_s, site_position_m, up, 1, 0.0)
+        rate0 = rate1
+        for t1 in (extreme_s, end_s):
+            sine = sine_elevation(coefficients_m, segment_s, t1, site_position_m, up)[0]
+            if (sine >= sine_mask) != above:
+                edge_s = crossing_s(coefficients_m, segment_s, t0, t1, site_position_m, up, 0, sine_mask)
+                if above:
+                    found[n, 2] = edge_s
+                    n += 1
+                else:
+                    found[n, 0], found[n, 3], found[n, 4] = edge_s, -1.0, 0.0
+                above = not above
+            if above and sine > found[n, 3]:
+                found[n, 1], found[n, 3] = t1, sine
+            t0 = t1
+    if above:
+        found[n, 2], found[n, 4] = seconds, 1.0
+        n += 1
+    return found[:n]
+
+
+@njit(cache=True)
+def crossing_s(coefficients_m, segment_s, low_s, high_s, site_position_m, up, which, level):
+    """Kernel: when the sine of the elevation (which = 0) or its rate (1) crosses `level` from low_s to high_s."""
+    before = sine_elevation(coefficients_m, segment_s, low_s, site_position_m, up)[which] >= level
+    while high_s - low_s > EVENT_S:
+        t_s = 0.5 * (low_s + high_s)
+        if (sine_elevation(coefficients_m, segment_s, t_s, site_position_m, up)[which] >= level) == before:
+            low_s = t_s
+        else:
+            high_s = t_s
+    return 0.5 * (low_s + high_s)
+
+
+@njit(cache=True)
+def sine_elevation(coefficients_m, segment_s, t_s, site_position_m, up):
+    """Kernel: sine of the elevation of one satellite at one time, and its rate in 1/s. Arguments as above."""
+    k = min(max(int(t_s // segment_s), 0), len(coefficients_m) - 1)
+    u = 2.0 * (t_s / segment_s - k) - 1.0
+    upward, upward_rate, square, along = 0.0, 0.0, 0.0, 0.0
+    for axis in range(3):
+        value, slope = 0.0, 0.0
+        for power in range(coefficients_m.shape[2] - 1, -1, -1):
+            slope = slope * u + value
+            value = value * u + coefficients_m[k, axis, power]
+        value -= site_position_m[axis]
+        slope *= 2.0 / segment_s
+        upward += up[axis] * value
+        upward_rate += up[axis] * slope
+        square += value * value
+        along += value * slope
+    slant_range_m = np.sqrt(square)
+    return upward / slant_range_m, (upward_rate - upward * along / square) / slant_range_m
+
+
+def satellite_axes(position_m: np.ndarray, velocity_m_s: np.ndarray) -> np.ndarray:
+    """The satellite's frame, (n, 3, 3), rows x, y, z in ECEF: z to the geocentre, x along the Earth-fixed velocity.
+
+    position_m, velocity_m_s  (n, 3)  m, m/s  ECEF
+    """
+    return _axes(-_unit(position_m), velocity_m_s)
+
+
+def terminal_axes(velocity_m_s: np.ndarray, site: Site) -> np.ndarray:
+    """The terminal's frame, (n, 3, 3), rows x, y, z in ECEF: z to the zenith, x along the satellite's ground track.
+
+    velocity_m_s  (n, 3)  m/s  of the satellite, ECEF
+    """
+    return _axes(np.broadcast_to(site.axes[2], np.shape(velocity_m_s)), velocity_m_s)
+
+
+def beam_angles_deg(direction: np.ndarray) -> np.ndarray:
+    """Theta and phi, (..., 2) deg, of directions given in a panel's frame.
+
+    direction  (..., 3)  unit vectors; the half-space before the panel gives angles from 0 to 180
+    """
+    x, y, z = np.moveaxis(np.asarray(direction, dtype=float), -1, 0)
+    # atan2, not arccos: the latter loses half its digits where phi nears 0 or 180.
+    return np.degrees(np.stack([np.arctan2(z, x), np.arctan2(np.hypot(x, z), y)], axis=-1))
+
+
+def unit_vector(theta_deg: float | np.ndarray, phi_deg: float | np.ndarray) -> np.ndarray:
+    """The direction (..., 3) in a panel's frame of two beam angles; the inverse of `beam_angles_deg`."""
+    theta_rad, phi_rad = np.radians(theta_deg), np.radians(phi_deg)
+    sine = np.sin(phi_rad)
+    return np.stack(np.broadcast_arrays(sine * np.cos(theta_rad), np.cos(phi_rad), sine * np.sin(theta_rad)), axis=-1)
+
+
+def pointing(position_m: np.ndarray, velocity_m_s: np.ndarray, site: Site) -> Pointing:
+    """Where satellite and terminal see each other, each in its own frame.
+
+    position_m, velocity_m_s  (n, 3)  m, m/s  of the satellite, ECEF
+
+    Returns a Pointing of n times. Checked by tests/test_geometry.py.
+    """
+    line_m = np.asarray(position_m) - site.position_m
+    slant_range_m = np.sqrt(np.einsum("ni,ni->n", line_m, line_m))
+    to_satellite = line_m / slant_range_m[:, None]
+    in_satellite = np.einsum("nij,nj->ni", satellite_axes(position_m, velocity_m_s), -to_satellite)
+    in_terminal = np.einsum("nij,nj->ni", terminal_axes(velocity_m_s, site), to_satellite)
+    return Pointing(
+        elevation_deg=np.degrees(np.arctan2(in_terminal[:, 2], np.hypot(in_terminal[:, 0], in_terminal[:, 1]))),
+        slant_range_m=slant_range_m,
+        tx_beam_deg=beam_angles_deg(in_satellite),
+        rx_beam_deg=beam_angles_deg(in_terminal),
+    )
+
+
+def _site(latitude_deg: float, longitude_deg: float, altitude_m: float) -> Site:
+    keys = {"latitude_deg": latitude_deg, "longitude_deg": longitude_deg, "altitude_m": altitude_m}
+    try:
+        return msgspec.convert({key: float(value) for key, value in keys.items()}, Site)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"no such site: {error}, got {keys}") from None
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    vector = np.asarray(vector, dtype=float)
+    return vector / np.sqrt(np.einsum("...i,...i", vector, vector))[..., None]
+
+
+def _axes(z: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """Right-handed frames of unit normals z (n, 3) with x along the part of `along` (n, 3) that is square to z."""
+    x = _unit(along - np.einsum("...i,...i", along, z)[..., None] * z)
+    return np.stack([x, np.cross(z, x), z], axis=-2)

@@ -1,0 +1,284 @@
+"""A run is a folder: meta.json, scenario.toml, slots/*.npy, decisions/<agent>/*.npy, signals.bin, events.jsonl.
+
+Every column is preallocated and memory-mapped, so a row costs a few stores, and a killed run keeps all it wrote;
+the column `written` (and status 0 in decisions) marks the rows that were never reached. The trajectory hash covers
+what the world and the agents did, slot by slot, and nothing of when or where: observation values and signals, actions
+in force, rewards, measures.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from twin.errors import RecordError
+from twin.types import Agent, Answer, Arrays, Observation, Outcome
+
+STATUSES = ("unwritten", "on_time", "missing", "late", "invalid")
+SOURCES = ("none", "agent", "hold", "default")
+STAMPS = (  # ns, monotonic; 0 where nobody stamped
+    "slot_start",  # scheduled start of the slot
+    "release",  # the agent's own: the slot's start, or for a follower the moment its leaders were settled
+    "due",  # the deadline
+    "begin",  # the twin really began with this observation
+    "observed",  # the world's observation was ready
+    "sent",  # it was handed to the socket
+    "waiting",  # the controller was free and waited for it
+    "received",
+    "decoded",
+    "acted",
+    "replied",  # the answer was handed to the socket
+    "arrived",  # it reached the twin
+)
+COUNTS = ("cpu_ns", "emulation_ns", "weights", "learning_misses", "signal_bytes", "overrun")
+
+
+class Record:
+    """A run's folder, open for writing while it runs; reading it needs only the path (`Record.open`).
+
+    record["snr_db"]            a measure of every slot, (n_slots, ...) memory-mapped; also "reward.NAME", "written"
+    record.decisions["ue"]      columns of every cycle: status, source, stamps in ns, action.NAME, ...
+    record.meta                 scenario, seed, versions, host, clock, how it ended, trajectory_hash
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any], writing: bool = False):
+        self.folder = folder
+        self.meta = meta
+        self.slots: dict[str, np.ndarray] = {}
+        self.decisions: dict[str, dict[str, np.ndarray]] = {name: {} for name in meta["agents"]}
+        self.events: list[dict[str, Any]] = []
+        if writing:
+            self._trajectory = hashlib.sha256()
+            self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
+            self._signals = (folder / "signals.bin").open("ab")
+            self._every = {name: agent["every"] for name, agent in meta["agents"].items()}
+
+    # writing
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        agents: tuple[Agent, ...],
+        slots: int,
+        meta: Mapping[str, Any],
+        scenario_text: str = "",
+        start_utc: datetime | None = None,
+    ) -> "Record":
+        """Make the folder, which must not exist, and its decision columns; a slot's columns come with its first row.
+
+        Raises RecordError when the folder exists or cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise RecordError(f"run folder {folder} exists; a run is never written over, give another with --out") from None
+        except OSError as error:
+            raise RecordError(f"run folder {folder} cannot be made: {error}") from None
+        whole = dict(meta) | {
+            "slots": slots,
+            "ended": "running",
+            "started_utc": (start_utc or datetime.now(UTC)).isoformat(timespec="milliseconds"),
+            "versions": _versions(),
+            "host": {"node": platform.node(), "kernel": platform.release(), "machine": platform.machine(), "cores": os.cpu_count()},
+            "agents": {
+                a.name: {"every": a.every, "order": a.order, "delay": a.delay, "acts": [list(f) for f in a.acts]} for a in agents
+            },
+        }
+        record = cls(folder, whole, writing=True)
+        (folder / "scenario.toml").write_text(scenario_text, encoding="utf-8")
+        for agent in agents:
+            rows, place = -(-slots // agent.every), f"decisions/{agent.name}"
+            columns = record.decisions[agent.name]
+            columns["status"] = record._column(place, "status", (rows,), "uint8")
+            columns["source"] = record._column(place, "source", (rows,), "uint8")
+            for name in STAMPS:
+                columns[f"{name}_ns"] = record._column(place, f"{name}_ns", (rows,), "int64")
+            for name in COUNTS:
+                columns[name] = record._column(place, name, (rows,), "int64")
+            for field in agent.acts:
+                columns[f"action.{field.name}"] = record._column(place, f"action.{field.name}", (rows, *field.shape), field.dtype)
+        record._save_meta()
+        return record
+
+    def observation(self, seen: Observation) -> None:
+        """Take an observation into the trajectory."""
+        self._take("observation", seen.agent, seen.slot, seen.values)
+        for sender in sorted(seen.signals):
+            self._take("signal", sender, seen.slot, seen.signals[sender])
+        if seen.reward is not None:
+            self._trajectory.update(struct.pack("<d", seen.reward))
+
+    def decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
+        """Write how a cycle ended, and the action that is in force from now on."""
+        columns, row = self.decisions[agent], slot // self._every[agent]
+        columns["status"][row] = STATUSES.index(answer.status)
+        columns["source"][row] = SOURCES.index(answer.source)
+        for name, value in answer.stamps.items():
+            columns[f"{name}_ns" if name in STAMPS else name][row] = value
+        for name, value in in_force.items():
+            columns[f"action.{name}"][row] = value
+        self._take("action", agent, slot, in_force)
+        if answer.action is not None and answer.action.signals:
+            size = 0
+            for to, arrays in answer.action.signals.items():
+                size += sum(value.nbytes for value in arrays.values())
+                self._write_signal(agent, to, slot, arrays)
+            columns["signal_bytes"][row] = size
+        if answer.status == "invalid":
+            self.event("invalid", agent=agent, slot=slot, reason=answer.reason)
+
+    def late(self, agent: str, slot: int, stamps: Mapping[str, int]) -> None:
+        """A valid answer to a cycle already settled as missing came before the seat's next deadline."""
+        columns, row = self.decisions[agent], slot // self._every[agent]
+        columns["status"][row] = STATUSES.index("late")
+        for name, value in stamps.items():
+            columns[f"{name}_ns" if name in STAMPS else name][row] = value
+
+    def slot(self, slot: int, outcome: Outcome) -> None:
+        """Write what a slot brought."""
+        if not self.slots:
+            for name in outcome.reward:
+                self.slots[f"reward.{name}"] = self._column("slots", f"reward.{name}", (self.meta["slots"],), "float64")
+            for name, value in outcome.measures.items():
+                value = np.asarray(value)
+                self.slots[name] = self._column("slots", name, (self.meta["slots"], *value.shape), value.dtype.name)
+            self.slots["written"] = self._column("slots", "written", (self.meta["slots"],), "bool")
+        for name, reward in outcome.reward.items():
+            self.slots[f"reward.{name}"][slot] = reward
+        for name, value in outcome.measures.items():
+            self.slots[name][slot] = value
+        self.slots["written"][slot] = True
+        self._take("outcome", "", slot, {**outcome.measures, **{f"reward.{k}": np.float64(v) for k, v in outcome.reward.items()}})
+
+    def event(self, kind: str, **what: Any) -> None:
+        """Note an event, with the monotonic time it was noticed."""
+        self.events.append({"event": kind, "t_mono_ns": time.monotonic_ns(), **what})
+        self._events.write(json.dumps(self.events[-1]) + "\n")
+        self._events.flush()
+
+    def close(self, ended: str, why: str = "", **more: Any) -> None:
+        """Write how the run ended ("finished", "interrupted" or "broken"), and the trajectory hash."""
+        written = int(np.count_nonzero(self.slots["written"])) if self.slots else 0
+        self.meta.update(ended=ended, why=why, slots_written=written, trajectory_hash=self._trajectory.hexdigest(), **more)
+        self._events.close()
+        self._signals.close()
+        self._save_meta()
+
+    def _column(self, place: str, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        path = self.folder / place / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        column = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        with path.open("rb+") as file:  # the disk must be full now, not in the middle of the run
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                raise RecordError(f"run folder {self.folder}: no room for {place}/{name}: {error}") from None
+        if np.issubdtype(column.dtype, np.floating):
+            column[...] = np.nan  # also touches every page, so that no slot pays for it
+        return column
+
+    def _take(self, kind: str, agent: str, slot: int, arrays: Arrays) -> None:
+        update = self._trajectory.update
+        update(f"{kind} {agent} {slot}".encode())
+        for name in sorted(arrays):
+            value = np.asarray(arrays[name])
+            update(f"{name} {value.dtype.str} {value.shape}".encode())
+            update(value.tobytes())
+
+    def _write_signal(self, sender: str, receiver: str, slot: int, arrays: Arrays) -> None:
+        packed = {name: {"dtype": v.dtype.name, "shape": v.shape, "data": v.tobytes()} for name, v in arrays.items()}
+        body = msgspec.msgpack.encode({"slot": slot, "from": sender, "to": receiver, "arrays": packed})
+        self._signals.write(struct.pack("<I", len(body)) + body)
+        self._signals.flush()
+
+    def _save_meta(self) -> None:
+        text = json.dumps(self.meta, indent=1, default=_plain) + "\n"
+        passing = self.folder / "meta.json.new"
+        passing.write_text(text, encoding="utf-8")
+        passing.replace(self.folder / "meta.json")
+
+    # reading
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Record":
+        """A run's record, read-only; also of a run that was killed. Raises RecordError."""
+        folder = Path(folder)
+        try:
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            record = cls(folder, meta)
+            record.slots = dict(_columns(folder / "slots"))
+            record.decisions = {name: dict(_columns(folder / "decisions" / name)) for name in meta["agents"]}
+            lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError as error:
+            raise RecordError(f"{folder} is not a run folder: {Path(str(error.filename)).name} is missing") from None
+        except (OSError, ValueError, KeyError) as error:
+            raise RecordError(f"run folder {folder} cannot be read: {error!r}") from None
+        for line in lines:
+            try:
+                record.events.append(json.loads(line))
+            except ValueError:
+                record.events.append({"event": "unreadable", "line": line})  # cut by a kill in mid-write
+        return record
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        try:
+            return self.slots[name]
+        except KeyError:
+            raise KeyError(f"no measure {name!r} in {self.folder}; there are {', '.join(sorted(self.slots))}") from None
+
+
+def new_folder(scenario_name: str, out: str | Path | None = None) -> Path:
+    """Where a run goes: `out` as it is, or runs/<scenario>-<UTC time>, numbered when two begin in one second."""
+    if out is not None:
+        return Path(out)
+    stem = Path("runs") / f"{scenario_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    folder, n = stem, 1
+    while folder.exists():
+        n += 1
+        folder = stem.with_name(f"{stem.name}-{n}")
+    return folder
+
+
+def signals(record: Record) -> Iterator[dict[str, Any]]:
+    """The signals agents sent each other: slot, from, to and arrays, in order; one cut by a kill ends them."""
+    data, at = (record.folder / "signals.bin").read_bytes(), 0
+    while at + 4 <= len(data):
+        (size,) = struct.unpack_from("<I", data, at)
+        if at + 4 + size > len(data):
+            return
+        message = msgspec.msgpack.decode(data[at + 4 : at + 4 + size])
+        message["arrays"] = {
+            name: np.frombuffer(a["data"], dtype=a["dtype"]).reshape(a["shape"]) for name, a in message["arrays"].items()
+        }
+        at += 4 + size
+        yield message
+
+
+def _columns(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for path in sorted(folder.glob("*.npy")):
+        yield path.name.removesuffix(".npy"), np.load(path, mmap_mode="r")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("ntn-twin", "numpy", "numba", "sgp4", "skyfield", "pyzmq", "msgspec", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else msgspec.to_builtins(value)

@@ -1,0 +1,344 @@
+"""The only loop: post what is due, settle what is owed, step the world, write it down.
+
+The answer to observation n takes effect at slot n + delay: never earlier, and late means not at all. Who answers
+(`Here` or a process) and who waits for whom (`LockStep` or real time) are objects handed in; nothing here asks which.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from twin.errors import ControllerError, RunBroken, ScenarioError
+from twin.record import Record, new_folder
+from twin.scenario import EXTERNAL, Scenario, agent_seed, build, make_controller
+from twin.types import Action, Agent, Answer, Arrays, Clock, Controller, Job, Observation, Outcome, Seat, World
+
+ANY_DTYPE = ("float64", "float32", "int64", "int32", "uint8", "bool")
+
+
+class LockStep:
+    """The clock that waits for every due answer: deterministic, and wall time means nothing."""
+
+    name = "lockstep"
+
+    def start(self, slot: int) -> None:
+        """Every slot is released at once."""
+
+    def release_ns(self, slot: int, follower: bool, signal_delay_s: float) -> int:
+        """Now: nothing is scheduled."""
+        return time.monotonic_ns()
+
+    def due_ns(self, agent: Agent, slot: int) -> int:
+        """0: there is no deadline."""
+        return 0
+
+
+class Executor(Protocol):
+    """Runs a job somewhere: a thread, or later in this one."""
+
+    def submit(self, job: Job, /) -> Any:
+        """A future of the job's result."""
+
+
+class WhenAsked:
+    """An executor that runs the job when its result is asked for, in the asking thread."""
+
+    def submit(self, job: Job, /) -> Any:
+        """A future that is done at once, because whoever asks waits anyway."""
+        future: Future = Future()
+        future.result = lambda timeout=None: job()  # type: ignore[method-assign]
+        return future
+
+
+class Learner:
+    """Runs what a controller learns off the control path, and lets it act `delay` slots later, never earlier.
+
+    wait     True: an update that is not ready is waited for; False: the old weights stay, and it is counted
+    weights  how many updates are in force; misses: updates that were not ready in time
+    """
+
+    def __init__(self, controller: Controller, delay: int, wait: bool, executor: Executor):
+        self.controller, self.delay, self.wait, self.executor = controller, delay, wait, executor
+        self.weights = self.misses = 0
+        self._future: Any = None
+        self._due = 0
+        self._late = False
+
+    def before(self, slot: int) -> None:
+        """Adopt the update that is due at this slot."""
+        if self._future is None or slot < self._due:
+            return
+        if not self.wait and not self._future.done():
+            self.misses += not self._late
+            self._late = True
+            return
+        result, self._future, self._late = self._future.result(), None, False
+        self.controller.adopt(result)  # type: ignore[attr-defined]
+        self.weights += 1
+
+    def after(self, slot: int) -> None:
+        """The answer to this slot has left: let the controller learn, unless it is still at it."""
+        learn = getattr(self.controller, "learn", None)
+        if learn is None or self._future is not None:
+            return
+        job = learn()
+        if callable(job):
+            self._due, self._future = slot + self.delay, self.executor.submit(job)
+
+
+class Here:
+    """A seat in this process. An error of its controller ends the run with the agent and the slot named."""
+
+    def __init__(self, controller: Controller, agent: Agent, others: tuple[str, ...] = (), learn: bool = True, learn_delay: int = 10):
+        self.controller, self.agent, self.others = controller, agent, others
+        self._learner = Learner(controller, learn_delay, wait=True, executor=WhenAsked()) if learn else None
+        self.late: list[tuple[int, Mapping[str, int]]] = []  # nobody is late in lock-step
+        self._answers: dict[int, Answer] = {}
+
+    def post(self, seen: Observation, release_ns: int, due_ns: int) -> None:
+        """Let the controller answer at once."""
+        if seen.last:
+            return
+        stamps = {"received": time.monotonic_ns()}
+        try:
+            if self._learner:
+                self._learner.before(seen.slot)
+            cpu_ns = time.thread_time_ns()
+            action = self.controller.act(seen)
+            stamps["cpu_ns"] = time.thread_time_ns() - cpu_ns
+            stamps["acted"] = stamps["arrived"] = time.monotonic_ns()
+            stamps["decoded"] = stamps["received"]
+            reason = check_action(self.agent, action, self.others)
+            if self._learner:
+                stamps["weights"] = self._learner.weights
+                self._learner.after(seen.slot)
+        except Exception as error:
+            raise ControllerError(f"controller of seat {self.agent.name!r} failed at slot {seen.slot}: {error!r}") from error
+        self._answers[seen.slot] = Answer(None, "invalid", reason=reason, stamps=stamps) if reason else Answer(action, stamps=stamps)
+
+    def take(self, slot: int) -> Answer:
+        """The answer given when it was asked."""
+        return self._answers.pop(slot)
+
+
+@dataclass
+class InForce:
+    """What holds on a seat: the action, where it came from, since when, and how the last cycle went."""
+
+    action: Arrays
+    source: str = "default"
+    since: int = 0
+    status: str = ""
+    slack_us: float | None = None
+
+    def timing(self, slot: int, release_ns: int, due_ns: int) -> dict[str, object]:
+        """What an observation tells its agent about time."""
+        return {
+            "deadline_us": (due_ns - release_ns) / 1e3 if due_ns else None,
+            "slack_us": self.slack_us,
+            "status": self.status,
+            "action_source": self.source,
+            "age_slots": slot - self.since,
+        }
+
+
+def drive(
+    world: World,
+    seats: Mapping[str, Seat],
+    clock: Clock,
+    slots: int,
+    seed: int,
+    record: Record,
+    on_miss: Mapping[str, str] | None = None,
+    watch: Callable[[int, Outcome], None] | None = None,
+) -> None:
+    """Play `slots` slots of a world with somebody on each seat.
+
+    on_miss  by agent: "hold" (default), "default" or "abort"
+    watch    called after each slot with its outcome; must return at once
+
+    Raises RunBroken when an agent whose on_miss is "abort" misses, or when the clock's own limit is passed.
+    """
+    world.reset(seed)
+    agents = sorted(world.agents, key=lambda a: a.order)
+    earned: dict[str, float | None] = {a.name: None for a in agents}
+    in_force = {a.name: InForce(_copy(world.default(a.name))) for a in agents}
+    flying: list[tuple[int, str, str, Arrays]] = []  # signals on their way: slot of arrival, receiver, sender, arrays
+    stamps: dict[tuple[str, int], dict[str, int]] = {}
+    for a in agents:
+        world.apply(a.name, in_force[a.name].action)
+
+    def post(a: Agent, slot: int, release_ns: int, start_ns: int, last: bool = False) -> None:
+        begin_ns = time.monotonic_ns()
+        inbox: dict[str, Arrays] = {}
+        for signal in [s for s in flying if s[0] <= slot and s[1] == a.name]:
+            flying.remove(signal)
+            inbox[signal[2]] = signal[3]  # the newest of each sender
+        due_ns = clock.due_ns(a, slot)
+        timing = in_force[a.name].timing(slot, release_ns, due_ns)
+        values = world.observe(a.name)
+        for value in values.values():
+            value.setflags(write=False)  # as the arrays are that a process receives
+        seen = Observation(a.name, slot, values, earned[a.name], last, inbox, timing)
+        stamps[a.name, slot] = {
+            "slot_start": start_ns,
+            "release": release_ns,
+            "due": due_ns,
+            "begin": begin_ns,
+            "observed": time.monotonic_ns(),
+        }
+        seats[a.name].post(seen, release_ns, due_ns)
+        record.observation(seen)
+        earned[a.name] = 0.0
+
+    def settle(a: Agent, slot: int, now: int) -> float:
+        """Put the answer to observation `slot` in force; the longest rest of a slot that a signal of it still flies."""
+        answer, holds, rest_s = seats[a.name].take(slot), in_force[a.name], 0.0
+        note_late(a)
+        policy = (on_miss or {}).get(a.name, "hold")
+        if answer.action is not None:
+            holds.action, holds.source, holds.since = _copy(answer.action.values), "agent", now
+            for to, arrays in answer.action.signals.items():
+                delay_slots, delay_s = divmod(world.propagation_delay_s(a.name, to), world.slot_s)
+                flying.append((now + int(delay_slots), to, a.name, _copy(arrays)))
+                rest_s = max(rest_s, delay_s)
+        elif policy == "default":
+            holds.action, holds.source, holds.since = _copy(world.default(a.name)), "default", now
+        elif holds.source == "agent":
+            holds.source = "hold"
+        arrived, due = answer.stamps.get("arrived", 0), stamps[a.name, slot]["due"]
+        holds.status = answer.status
+        holds.slack_us = (due - arrived) / 1e3 if due and arrived and answer.status == "on_time" else None
+        answer = answer._replace(source=holds.source, stamps={**stamps.pop((a.name, slot)), **answer.stamps})
+        record.decision(a.name, slot, answer, holds.action)
+        world.apply(a.name, holds.action)
+        if policy == "abort" and answer.status != "on_time":
+            raise RunBroken(f"agent {a.name!r} missed slot {slot} ({answer.status}) and its on_miss is abort")
+        return rest_s
+
+    def note_late(a: Agent) -> None:
+        while seats[a.name].late:
+            record.late(a.name, *seats[a.name].late.pop())
+
+    slot, done = 0, False
+    while slot < slots and not done:
+        clock.start(slot)
+        for a in agents:  # due at this release: before anybody is waited for
+            asked = slot - a.delay
+            if a.delay and asked >= 0 and asked % a.every == 0:
+                settle(a, asked, slot)
+        start_ns, rest_s = 0, 0.0
+        for _, rank in groupby(agents, key=lambda a: a.order):
+            due_now = [a for a in rank if slot % a.every == 0]
+            if not due_now:
+                continue
+            release_ns = clock.release_ns(slot, start_ns > 0, rest_s)
+            start_ns = start_ns or release_ns
+            for a in due_now:
+                post(a, slot, release_ns, start_ns)
+            for a in due_now:
+                if a.delay == 0:
+                    rest_s = max(rest_s, settle(a, slot, slot))
+        outcome = world.step()
+        for name, reward in outcome.reward.items():
+            earned[name] = (earned[name] or 0.0) + float(reward)
+        record.slot(slot, outcome)
+        done = outcome.done
+        if watch is not None:
+            watch(slot, outcome)
+        slot += 1
+    for a in agents:
+        note_late(a)
+        post(a, slot, time.monotonic_ns(), 0, last=True)
+
+
+def run(
+    scenario: Scenario,
+    out: str | Path | None = None,
+    watch: Callable[[int, Outcome], None] | None = None,
+    scenario_text: str = "",
+) -> Record:
+    """Fly a scenario in lock-step in this process, whatever its `clock` says, and return its record.
+
+    Raises ScenarioError for what needs other processes: external seats.
+    """
+    for name, seating in scenario.agents.items():
+        if seating.controller == EXTERNAL:
+            raise ScenarioError(f"agent.{name} is external: a process on a socket needs hil.run, or `ntn-twin run`")
+    world = build(scenario)
+    names = [a.name for a in world.agents]
+    seats: dict[str, Seat] = {}
+    for a in world.agents:
+        seating = scenario.seating(a.name)
+        controller = make_controller(seating.controller, a, agent_seed(scenario.seed, a.name), seating.options)
+        seats[a.name] = Here(controller, a, tuple(n for n in names if n != a.name), seating.learn, seating.learn_delay)
+    record = Record.create(
+        new_folder(scenario.name, out), world.agents, scenario.slots, describe(scenario, LockStep.name, "here"), scenario_text
+    )
+    ended, why = "broken", ""
+    try:
+        on_miss = {name: scenario.seating(name).on_miss for name in names}
+        drive(world, seats, LockStep(), scenario.slots, scenario.seed, record, on_miss, watch)
+        ended = "finished"
+    except KeyboardInterrupt:
+        ended, why = "interrupted", "stopped by the user"
+        raise
+    except Exception as error:
+        why = str(error)
+        raise
+    finally:
+        record.close(ended, why)
+    return record
+
+
+def describe(scenario: Scenario, clock: str, seats: str) -> dict[str, Any]:
+    """What a record's meta.json says of the run, beside what Record adds."""
+    import msgspec
+
+    resolved = msgspec.to_builtins(scenario)
+    resolved.pop("folder")  # where it lay on the machine that flew it says nothing of the run
+    return {"scenario": scenario.name, "clock": clock, "seed": scenario.seed, "slot_s": scenario.slot_s, "seats": seats, "resolved": resolved}
+
+
+def check_action(agent: Agent, action: Action, others: tuple[str, ...]) -> str:
+    """What is wrong with an answer, or "": names, shapes, dtypes, finiteness, bounds, receivers of signals."""
+    if not isinstance(action, Action):
+        return f"agent {agent.name!r} answered a {type(action).__name__}, expected a twin.Action"
+    for field in agent.acts:
+        if field.name not in action.values:
+            return f"{field.name} is missing; expected {', '.join(f.name for f in agent.acts)}"
+        value = action.values[field.name]
+        if not isinstance(value, np.ndarray | np.generic):
+            return f"{field.name} is a {type(value).__name__}, expected an array of shape {field.shape} {field.dtype}"
+        if value.shape != field.shape or value.dtype.name != field.dtype:
+            return f"{field.name} has shape {value.shape} {value.dtype.name}, expected {field.shape} {field.dtype}"
+        if value.dtype.kind == "f":
+            if not np.isfinite(value).all():
+                return f"{field.name} is not finite: {value.ravel()[~np.isfinite(value.ravel())][0]}"
+            if (value < field.low).any() or (value > field.high).any():
+                return f"{field.name} leaves [{field.low:g}, {field.high:g}]: {value.min():g} to {value.max():g}"
+        elif value.dtype.kind in "iu" and ((value < field.low).any() or (value > field.high).any()):
+            return f"{field.name} leaves [{field.low:g}, {field.high:g}]: {value.min()} to {value.max()}"
+    unknown = set(action.values) - {field.name for field in agent.acts}
+    if unknown:
+        return f"{', '.join(sorted(unknown))} is no part of the action; expected {', '.join(f.name for f in agent.acts)}"
+    for to, arrays in action.signals.items():
+        if to not in others:
+            return f"a signal goes to {to!r}, which is no other agent; there are {', '.join(others) or 'none'}"
+        for name, value in arrays.items():
+            if not isinstance(value, np.ndarray | np.generic) or value.dtype.name not in ANY_DTYPE:
+                return f"signal {name} to {to!r} is not an array of {', '.join(ANY_DTYPE)}"
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                return f"signal {name} to {to!r} is not finite"
+    return ""
+
+
+def _copy(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Our own arrays: what a controller does to its later on must not reach back into the run."""
+    return {name: np.array(value) for name, value in arrays.items()}

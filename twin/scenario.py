@@ -1,0 +1,298 @@
+"""Scenario files: read, checked to the last key, and turned into worlds and controllers.
+
+A scenario is one TOML file. Its common keys are `Scenario`'s fields, its `agent.NAME` tables are `Seating`, and every
+other table belongs to the world it names, whose module says which there are (`Settings`). What is not known is an
+error that lists what is.
+"""
+
+import difflib
+import importlib
+import inspect
+import tomllib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from twin.errors import ControllerError, ScenarioError
+from twin.types import Agent, Controller, World
+
+SHIPPED = Path(__file__).resolve().parent.parent / "scenarios"
+WORLDS = {"ntn_cell": "twin.worlds.ntn_cell:NtnCell"}
+CONTROLLERS = {  # strings, because imports point down: the engine never imports a controller by itself
+    "rollout": "controllers.rollout:Rollout",
+    "trpo": "controllers.trpo:Trpo",
+    "hold": "controllers.baselines:Hold",
+    "random": "controllers.baselines:Random",
+    "greedy": "controllers.baselines:Greedy",
+}
+EXTERNAL = "external"
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Seating(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table agent.NAME: who sits on a seat and when it must answer. Further keys are the controller's options."""
+
+    controller: Annotated[
+        str,
+        Meta(description="a controller that ships (`ntn-twin list`), `module:Class`, or `external`: awaited on a socket"),
+    ] = "hold"
+    every: Annotated[int, Meta(ge=1, description="control cycle, slots; the world's own where not given")] | None = None
+    delay: Annotated[int, Meta(ge=0, description="slots from observation to effect; 0: within the slot")] = 0
+    window: (
+        Annotated[float, Meta(gt=0, le=1, description="delay 0: part of the slot, from its start, for answering")] | None
+    ) = None
+    on_miss: Annotated[
+        Literal["hold", "default", "abort"],
+        Meta(description="what is in force after a miss: the last action, the world's safe one, or the run ends"),
+    ] = "hold"
+    at_least: (
+        Annotated[tuple[Count, Count], Meta(description="(m, k): at least m on-time answers in any k cycles; a verdict")]
+        | None
+    ) = None
+    compute_scale: Annotated[
+        float, Meta(ge=1, description="emulate a computer this many times slower than this one (real time)")
+    ] = 1.0
+    learn: Annotated[bool, Meta(description="false flies fixed weights")] = True
+    learn_delay: Annotated[
+        int, Meta(ge=1, description="slots from the data of an update to its first use; one that is late is counted")
+    ] = 10
+    options: Annotated[dict[str, Any], Meta(description="the controller's own options; written beside the other keys")] = (
+        msgspec.field(default_factory=dict)
+    )
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """A scenario as resolved: defaults filled in, everything checked but what only the world can know.
+
+    settings  the world's own tables, an instance of its module's Settings
+    agents    by seat name; seats not named keep the defaults
+    """
+
+    name: str
+    folder: str
+    world: Annotated[str, Meta(description="a world that ships (`ntn-twin list`) or `module:Class`")]
+    slots: Annotated[int, Meta(ge=1, description="length of the run, slots")]
+    slot_s: Annotated[float, Meta(gt=0, description="length of a slot, s")] = 0.1
+    seed: Annotated[int, Meta(ge=0, description="of the world and, with their names, of the controllers")] = 1
+    clock: Annotated[
+        Literal["lockstep", "realtime"], Meta(description="whom the twin waits for: the answers, or nobody")
+    ] = "lockstep"
+    rt_factor: Annotated[float, Meta(gt=0, description="realtime: simulated seconds per wall second")] = 1.0
+    patience_s: Annotated[
+        float, Meta(gt=0, description="lockstep: how long an answer is awaited before the cycle counts as missing, s")
+    ] = 30.0
+    seat_wait_s: Annotated[float, Meta(gt=0, description="how long a seat may stay empty before the run starts, s")] = 60.0
+    max_lag_s: Annotated[float, Meta(gt=0, description="realtime: a twin further behind than this ends the run, s")] = 1.0
+    agents: dict[str, Seating] = msgspec.field(default_factory=dict)
+    settings: Any = None
+
+    def seating(self, agent: str) -> Seating:
+        """Who sits there; the defaults where the scenario does not say."""
+        return self.agents.get(agent, Seating())
+
+
+OWN = ("name", "folder", "agents", "settings")  # fields that are not keys of the file
+
+
+def shipped() -> dict[str, Path]:
+    """The scenarios that ship, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
+    """Read and check a scenario.
+
+    path       a file, or the name of a scenario that ships
+    overrides  values by dotted key ("agent.ue.controller", "link.n_paths") that replace the file's
+
+    Raises ScenarioError naming the key, what it was and what was expected.
+    """
+    file = Path(path)
+    if file.suffix != ".toml":
+        if str(path) not in shipped():
+            raise ScenarioError(f"no scenario {str(path)!r}; there are {', '.join(shipped())}, or give a .toml file")
+        file = shipped()[str(path)]
+    try:
+        keys = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ScenarioError(f"scenario file {file} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"scenario file {file} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"scenario {file.name} is not TOML: {error}") from None
+    for dotted, value in sorted((overrides or {}).items(), key=lambda item: not item[0].endswith(".controller")):
+        _put(keys, dotted, value)
+    return resolve(keys, name=file.stem, folder=file.resolve().parent)
+
+
+def resolve(keys: dict[str, Any], name: str = "scenario", folder: str | Path = ".") -> Scenario:
+    """Check the keys of a scenario, as TOML gives them, and fill in the defaults. Raises ScenarioError."""
+    keys = dict(keys)
+    if "world" not in keys:
+        raise ScenarioError(f"scenario {name}: the key world is missing; there are {', '.join(WORLDS)}")
+    module = _import(WORLDS.get(keys["world"], keys["world"]), f"scenario {name}: world", WORLDS)[0]
+    tables = msgspec.structs.fields(module.Settings)
+    own = {field.name for field in msgspec.structs.fields(Scenario)} - set(OWN)
+    known = own | {field.name for field in tables} | {"agent"}
+    for key in keys:
+        if key not in known:
+            raise ScenarioError(f"scenario {name}: {key} is not a key; {_known(key, known)}")
+    agents = keys.pop("agent", {})
+    if not isinstance(agents, dict):
+        raise ScenarioError(f"scenario {name}: agent must be tables, agent.NAME = {{ ... }}, got {agents!r}")
+    return Scenario(
+        **_struct(Scenario, {k: v for k, v in keys.items() if k in own} | {"name": name, "folder": str(folder)}, name),
+        settings=_convert(module.Settings, {k: v for k, v in keys.items() if k not in own}, name, ""),
+        agents={agent: _seating(table, name, agent) for agent, table in agents.items()},
+    )
+
+
+def build(scenario: Scenario) -> World:
+    """The world a scenario names. Raises ScenarioError, also for an agent.NAME the world does not have."""
+    place = WORLDS.get(scenario.world, scenario.world)
+    world_class = _import(place, f"scenario {scenario.name}: world", WORLDS)[1]
+    world = world_class(
+        scenario.settings,
+        slots=scenario.slots,
+        slot_s=scenario.slot_s,
+        folder=Path(scenario.folder),
+        agents=scenario.agents,
+    )
+    names = [agent.name for agent in world.agents]
+    for name in scenario.agents:
+        if name not in names:
+            raise ScenarioError(f"scenario {scenario.name}: agent.{name} is not a seat of {scenario.world}; {_known(name, names)}")
+    _check_windows(scenario, world)
+    return world
+
+
+def controller_class(name: str, where: str = "controller") -> type[Controller]:
+    """The class behind a controller's name or "module:Class". Raises ControllerError."""
+    try:
+        return _import(CONTROLLERS.get(name, name), where, CONTROLLERS)[1]
+    except ScenarioError as error:
+        raise ControllerError(str(error)) from None
+
+
+def make_controller(name: str, agent: Agent, seed: int, options: Mapping[str, Any]) -> Controller:
+    """Build a controller from the scenario's options, which its signature must know. Raises ControllerError."""
+    made = controller_class(name, f"agent.{agent.name}.controller")
+    known, hints = {}, get_type_hints(made.__init__)
+    parameters = list(inspect.signature(made.__init__).parameters.values())[3:]  # after self, agent, seed
+    for p in parameters:
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD):
+            known[p.name] = hints.get(p.name, Any)
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for key, value in options.items():
+        if key not in known and not anything:
+            raise ControllerError(f"agent.{agent.name}.{key} is neither a seat's key nor an option of {name}; {_known(key, known)}")
+        try:
+            msgspec.convert(value, known.get(key, Any))
+        except msgspec.ValidationError as error:
+            raise ControllerError(f"agent.{agent.name}.{key} of {name}: {error}, got {value!r}") from None
+    return made(agent, seed, **options)
+
+
+def agent_seed(seed: int, agent: str) -> int:
+    """The seed of a seat's controller: the scenario's, mixed with the seat's name; 63 bits."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(agent.encode())]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def window_of(agent: Agent, agents: tuple[Agent, ...]) -> float:
+    """The part of a slot, from its start, by which this agent's answer is due: its own, or equal steps up to 0.8."""
+    if agent.window is not None:
+        return agent.window
+    orders = sorted({a.order for a in agents if a.delay == 0})
+    return 0.8 * (orders.index(agent.order) + 1) / len(orders) if agent.order in orders else 0.8
+
+
+def _check_windows(scenario: Scenario, world: World) -> None:
+    within = sorted((a for a in world.agents if a.delay == 0), key=lambda a: a.order)
+    for first, second in zip(within, within[1:]):
+        if first.order < second.order and window_of(first, world.agents) >= window_of(second, world.agents):
+            raise ScenarioError(
+                f"scenario {scenario.name}: agent.{second.name} answers after agent.{first.name}, so its window "
+                f"{window_of(second, world.agents)} must be larger than {window_of(first, world.agents)}"
+            )
+
+
+def _seating(table: Any, name: str, agent: str) -> Seating:
+    if not isinstance(table, dict):
+        raise ScenarioError(f"scenario {name}: agent.{agent} must be a table, got {table!r}")
+    own = {field.name for field in msgspec.structs.fields(Seating)}
+    options = {key: value for key, value in table.items() if key not in own}
+    seating = _convert(Seating, {k: v for k, v in table.items() if k in own}, name, f"agent.{agent}")
+    if seating.at_least is not None and seating.at_least[0] > seating.at_least[1]:
+        raise ScenarioError(f"scenario {name}: agent.{agent}.at_least is (m, k) with m <= k, got {list(seating.at_least)}")
+    if options and seating.controller == EXTERNAL:
+        key = next(iter(options))
+        raise ScenarioError(f"scenario {name}: agent.{agent}.{key} is not a seat's key; {_known(key, own)}")
+    return msgspec.structs.replace(seating, options={**seating.options, **options})
+
+
+def _struct(kind: type, keys: dict[str, Any], name: str) -> dict[str, Any]:
+    made = _convert(kind, keys, name, "")
+    return {field: getattr(made, field) for field in made.__struct_fields__ if field not in ("agents", "settings")}
+
+
+def _convert(kind: type, keys: dict[str, Any], name: str, prefix: str) -> Any:
+    """msgspec's conversion with its error put into the words of the scenario."""
+    try:
+        return msgspec.convert(keys, kind)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        dotted = ".".join(part for part in (prefix, path.rstrip("`").lstrip(".")) if part)
+        value: Any = {prefix: keys} if prefix else keys
+        for part in dotted.replace("[", ".").replace("]", "").split("."):
+            value = value.get(part, "nothing") if isinstance(value, dict) else value
+        if "unknown field" in what:
+            key = what.split("`")[1]
+            fields = _fields_at(kind, path.rstrip("`").lstrip("."))
+            raise ScenarioError(f"scenario {name}: {'.'.join(p for p in (dotted, key) if p)} is not a key; {_known(key, fields)}") from None
+        raise ScenarioError(f"scenario {name}: {dotted + ': ' if dotted else ''}{what[0].lower() + what[1:]}, got {value!r}") from None
+
+
+def _fields_at(kind: Any, path: str) -> list[str]:
+    for part in [p for p in path.split(".") if p]:
+        kind = next(field.type for field in msgspec.structs.fields(kind) if field.name == part)
+    return [field.name for field in msgspec.structs.fields(kind)]
+
+
+def _known(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    listed = f"there are {', '.join(sorted(known))}" if known else "there are none"
+    return f"did you mean {close[0]}? {listed}" if close else listed
+
+
+def _import(place: str, where: str, known: Mapping[str, str]) -> tuple[Any, Any]:
+    module_name, colon, class_name = str(place).partition(":")
+    if not colon:
+        raise ScenarioError(f"{where} {place!r} is unknown; {_known(str(place), known)}, or give module:Class")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        hint = "; install it with: pip install 'ntn-twin[learn]'" if error.name == "torch" else ""
+        raise ScenarioError(f"{where} {place!r} cannot be imported: {error}{hint}") from None
+    try:
+        return module, getattr(module, class_name)
+    except AttributeError:
+        raise ScenarioError(f"{where} {place!r}: module {module_name} has no {class_name}") from None
+
+
+def _put(keys: dict[str, Any], dotted: str, value: Any) -> None:
+    *tables, last = dotted.split(".")
+    for table in tables:
+        keys = keys.setdefault(table, {})
+        if not isinstance(keys, dict):
+            raise ScenarioError(f"cannot set {dotted}: {table} is not a table")
+    if tables[:1] == ["agent"] and last == "controller":  # the options were for whoever sat there before
+        own = {field.name for field in msgspec.structs.fields(Seating)}
+        for option in set(keys) - own:
+            del keys[option]
+    keys[last] = value

@@ -1,0 +1,224 @@
+"""Two-line element sets: read, checked line by line, and kept as the text they came in.
+
+The sgp4 package parses the numbers but takes a shortened or altered line without a word, so whatever can be checked is
+checked here: that both lines are there, their length, checksum, catalogue number and number fields, and that SGP4
+accepts them. A broken set never spoils its neighbours: it is left out and reported, or refused, as the caller asks.
+"""
+
+import gzip
+import lzma
+import re
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sgp4.api import SGP4_ERRORS, Satrec
+
+from twin.errors import TleError
+
+LINE_LENGTH = 69
+REPORTED = 20  # broken sets named in one warning; a file with more of them is most likely not a TLE file at all
+
+Broken = Literal["skip", "refuse"]
+
+
+class TleWarning(UserWarning):
+    """Element sets that were left out, or that are too old for the window they are flown in."""
+
+
+@dataclass(frozen=True)
+class Satellite:
+    """One satellite as its element set describes it.
+
+    name          as in the file; the catalogue number where the file has no names
+    number        catalogue number
+    line1, line2  the checked lines, 69 characters each
+    """
+
+    name: str
+    number: int
+    line1: str
+    line2: str
+
+    @property
+    def epoch_utc(self) -> datetime:
+        """The instant the elements hold for (aware, UTC), rounded to the microsecond."""
+        year = int(self.line1[18:20])
+        start = datetime(year + (1900 if year >= 57 else 2000), 1, 1, tzinfo=UTC)  # 57: the year of the first satellite
+        return start + timedelta(days=float(self.line1[20:32]) - 1.0)
+
+
+class _Column(NamedTuple):
+    """A number field of an element line: where it stands, how it is written, and its range where it has one."""
+
+    first: int
+    last: int
+    name: str
+    pattern: str
+    low: float = 0.0
+    high: float = 0.0
+
+
+_DECIMAL = r" *\d*\.\d*"
+_COLUMNS = {  # by line; columns counted from 1, as CelesTrak's "NORAD Two-Line Element Set Format" does
+    1: (
+        _Column(19, 20, "epoch year", r"[ \d]\d", 0, 99),
+        _Column(21, 32, "epoch day", _DECIMAL, 1, 367),
+        _Column(34, 43, "first derivative of mean motion", r"[ +-]*\.\d+", -1, 1),
+        _Column(54, 61, "drag term", r"[ +-][ \d]{5}[ +-]\d"),
+    ),
+    2: (
+        _Column(9, 16, "inclination", _DECIMAL, 0, 180),
+        _Column(18, 25, "right ascension of the node", _DECIMAL, 0, 360),
+        _Column(27, 33, "eccentricity", r"[ \d]*\d"),
+        _Column(35, 42, "argument of perigee", _DECIMAL, 0, 360),
+        _Column(44, 51, "mean anomaly", _DECIMAL, 0, 360),
+        _Column(53, 63, "mean motion", _DECIMAL, 1e-6, 20),
+    ),
+}
+
+
+def read_tle(path: str | Path, broken: Broken = "skip") -> list[Satellite]:
+    """The satellites of a TLE or 3LE file, in its order.
+
+    path    plain text, .xz or .gz
+    broken  "skip" leaves broken sets out and names them in one TleWarning; "refuse" raises on the first
+
+    Raises TleError when the file is missing, unreadable or empty, or holds no usable set. Checked by tests/test_tle.py.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".xz":
+            data = lzma.decompress(data)
+        elif path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except FileNotFoundError:
+        raise TleError(f"there is no TLE file {path}") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise TleError(f"TLE file {path} cannot be read: {error}") from error
+    return _parse(data.decode("utf-8-sig", errors="replace"), str(path), broken)
+
+
+def parse_tle(text: str, source: str = "text", broken: Broken = "skip") -> list[Satellite]:
+    """The satellites of a TLE or 3LE text; `source` is what messages call it. Otherwise as `read_tle`."""
+    return _parse(text, source, broken)
+
+
+def select(satellites: Iterable[Satellite], name: str) -> list[Satellite]:
+    """Those whose name contains `name`, in either case; an empty `name` takes all."""
+    return [satellite for satellite in satellites if name.casefold() in satellite.name.casefold()]
+
+
+def _parse(text: str, source: str, broken: Broken) -> list[Satellite]:
+    if broken not in ("skip", "refuse"):
+        raise ValueError(f"broken must be 'skip' or 'refuse', got {broken!r}")
+    if not text.strip():
+        raise TleError(f"{source} is empty: no element set in it")
+    satellites: list[Satellite] = []
+    faults: list[str] = []
+    for line_number, found in _each_set(text):
+        if isinstance(found, Satellite):
+            satellites.append(found)
+            continue
+        if broken == "refuse":
+            raise TleError(f"{source}, line {line_number}: {found}")
+        faults.append(f"line {line_number}: {found}")
+    if not satellites:
+        raise TleError(f"{source} holds no usable element set" + (f"; {faults[0]}" if faults else ""))
+    if faults:
+        more = [f"and {len(faults) - REPORTED} more"] if len(faults) > REPORTED else []
+        report = "\n  ".join([f"{source}: left out {len(faults)} broken element set(s)", *faults[:REPORTED], *more])
+        warnings.warn(report, TleWarning, stacklevel=3)
+    return satellites
+
+
+def _each_set(text: str) -> Iterator[tuple[int, Satellite | str]]:
+    """The line number and either the satellite or what is wrong with it, for each set in the text."""
+    numbered = ((number, line.rstrip()) for number, line in enumerate(text.splitlines(), start=1))
+    lines = [(number, line) for number, line in numbered if line and not line.startswith("#")]
+    name, name_at = "", 0
+    k = 0
+    while k < len(lines):
+        at, line = lines[k]
+        k += 1
+        if _kind(line) == 0:
+            if name:
+                yield name_at, f"{_shown(name)!r} has no TLE line 1 after its name"
+            name, name_at = line.removeprefix("0 ").strip(), at
+            continue
+        if _kind(line) == 2:
+            yield at, f"TLE line 2{_of(name)} has no line 1 before it: {_shown(line)}"
+        elif k == len(lines) or _kind(lines[k][1]) != 2:
+            yield at, f"TLE line 1{_of(name)} has no line 2 after it: {_shown(line)}"
+        else:
+            at_2, line_2 = lines[k]
+            k += 1
+            reason = _fault(1, line, name)
+            if reason:
+                yield at, reason
+            else:
+                yield at_2, _fault(2, line_2, name) or _satellite(name, line, line_2)
+        name = ""
+    if name:
+        yield name_at, f"{_shown(name)!r} has no TLE line 1 after its name"
+
+
+def _kind(line: str) -> int:
+    """1 or 2 for an element line, 0 for a name; a line cut off after its first character is still told apart."""
+    return {"1": 1, "2": 2}.get(line[:2].rstrip(), 0)
+
+
+def _of(name: str) -> str:
+    return f" of {_shown(name)!r}" if name else ""
+
+
+def _shown(line: str) -> str:
+    return line if len(line) <= LINE_LENGTH else line[:LINE_LENGTH] + " ..."
+
+
+def _fault(which: int, line: str, name: str) -> str | None:
+    """What is wrong with one element line by itself, or None."""
+    says = f"TLE line {which}{_of(name)}"
+    if len(line) != LINE_LENGTH:
+        return f"{says} has {len(line)} characters, expected {LINE_LENGTH}: {_shown(line)}"
+    if not line.isascii():
+        return f"{says} has characters that are not ASCII: {line}"
+    total = sum(int(c) if c.isdigit() else c == "-" for c in line[:68]) % 10
+    if line[68] != str(total):
+        return f"{says} says checksum {line[68]} but adds up to {total}: {line}"
+    if _number(line) is None:
+        return f"{says} has catalogue number {line[2:7]!r}, expected five digits or a letter and four: {line}"
+    for column in _COLUMNS[which]:
+        text = line[column.first - 1 : column.last]
+        where = f"{column.name} (columns {column.first}-{column.last})"
+        if not re.fullmatch(column.pattern, text) or not any(c.isdigit() for c in text):
+            return f"{says} has {text!r} for the {where}: {line}"
+        if column.high and not column.low <= float(text.replace(" ", "")) <= column.high:
+            return f"{says} has {text!r} for the {where}, expected {column.low:g} to {column.high:g}: {line}"
+    return None
+
+
+def _number(line: str) -> int | None:
+    """Catalogue number in columns 3 to 7: digits, padded with zeros or blanks, or alpha-5 (T0002 is 270002)."""
+    text = line[2:7]
+    if re.fullmatch(r" *\d+", text):
+        return int(text)
+    if re.fullmatch(r"[A-HJ-NP-Z]\d{4}", text):
+        return (10 + "ABCDEFGHJKLMNPQRSTUVWXYZ".index(text[0])) * 10_000 + int(text[1:])
+    return None
+
+
+def _satellite(name: str, line_1: str, line_2: str) -> Satellite | str:
+    """The satellite of two good lines, or why they do not belong together."""
+    number, number_2 = _number(line_1), _number(line_2)
+    if number is None or number != number_2:
+        return f"TLE lines{_of(name)} are of different satellites: line 1 says {number}, line 2 says {number_2}"
+    error = Satrec.twoline2rv(line_1, line_2).error
+    if error:
+        return f"SGP4 refuses the elements{_of(name)} with error {error}: {SGP4_ERRORS[error]}"
+    return Satellite(name or str(number), number, line_1, line_2)

@@ -1,0 +1,29 @@
+"""Physical constants with their sources, and the two conversions everybody needs."""
+
+import numpy as np
+
+SPEED_OF_LIGHT_M_S = 299_792_458.0  # SI, exact
+BOLTZMANN_J_K = 1.380_649e-23  # SI, exact
+EARTH_MU_M3_S2 = 3.986_004_418e14  # WGS84, NIMA TR8350.2
+EARTH_ROTATION_RAD_S = 7.292_115_146_706_98e-5  # Earth rotation rate about its axis; IERS Conventions 2010, table 1.1
+WGS84_RADIUS_M = 6_378_137.0  # NIMA TR8350.2: equatorial radius
+WGS84_FLATTENING = 1.0 / 298.257_223_563  # NIMA TR8350.2
+SPHERE_RADIUS_M = 6_371_000.0  # TR 38.811 eq. 6.6-3: for reproducing its tables, never for TLE runs
+SECONDS_PER_DAY = 86_400.0
+KILO = 1e3
+MEGA = 1e6
+GIGA = 1e9
+US_PER_S = 1e6
+NS_PER_S = 1_000_000_000
+NS_PER_US = 1_000
+
+
+def to_db(linear):
+    """Ten times the decimal logarithm of a power ratio, any shape; zero gives minus infinity."""
+    with np.errstate(divide="ignore"):
+        return 10.0 * np.log10(linear)
+
+
+def from_db(db):
+    """The power ratio of a level in dB, any shape."""
+    return 10.0 ** (np.asarray(db) / 10.0)

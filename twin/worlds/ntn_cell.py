@@ -1,0 +1,424 @@
+"""The earth-fixed cell: one terminal, the satellites that pass over it, and two seats on two time scales.
+
+The seat `leo` steers the transmit beam of whichever satellite serves and reserves groups of resource blocks, once per
+control cycle; the seat `ue` steers the terminal's beam and uses groups out of the reserved ones, in every slot. A run is
+a window of time without jumps: between passes nothing serves, and the seats are still asked.
+
+Who serves is a matter of geometry alone and is settled at construction. Channels and demand follow from the seed alone
+and are drawn at reset, so that nothing the seats do can move them and nothing heavy happens inside a slot.
+Angles are (theta, phi) in the frames of twin.geometry; the equations numbered here are those of arXiv 2402.04865.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from twin.channel import Fading, Link, draw_fading, path_gain, slot_link
+from twin.errors import ScenarioError
+from twin.geometry import Pass, Pointing, Site, passes, pointing
+from twin.orbit import Ephemeris, ephemeris
+from twin.tle import read_tle, select
+from twin.types import Agent, Arrays, Field, Outcome
+from twin.units import MEGA, SPEED_OF_LIGHT_M_S, to_db
+
+SNR_FLOOR_DB = -30.0  # stands for "no signal", so that observations stay finite
+BORESIGHT_DEG = (90.0, 90.0)
+LOOKAHEAD_S = 900.0  # ephemeris beyond the window: to know how long a satellite stays, and to draw its whole pass
+CYCLE_SLOTS = 10  # control cycle of `leo` where the scenario gives none: spec section 5, T
+
+
+class Sky(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The scenario's table [sky]: which satellites there are, when, and from which elevation on they serve."""
+
+    tle: Annotated[str, Meta(description="element sets, TLE or 3LE, plain, .xz or .gz; a path beside the scenario file")]
+    start_utc: Annotated[datetime, Meta(tz=True, description="slot 0, date and time with its zone (Z)")]
+    name: Annotated[str, Meta(description="only satellites whose name contains this; empty for all")] = ""
+    mask_deg: Annotated[float, Meta(ge=0, lt=90, description="elevation from which a satellite may serve, degrees")] = 30.0
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The scenario's table [demand]: what the terminal asks for in a slot, Poisson counts of a unit."""
+
+    unit_bit: Annotated[float, Meta(gt=0, description="one unit of demand, bit")] = 10e6
+    mean_units: Annotated[float, Meta(ge=0, le=1e6, description="mean number of units per slot")] = 2.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The tables and keys of a scenario that belong to this world."""
+
+    sky: Sky
+    site: Site
+    link: Link = Link()
+    demand: Demand = Demand()
+    eta: Annotated[float, Meta(ge=0, description="weight of unmet demand in the ue's reward, eq. (23)")] = 1.0
+    reward_buffer: (
+        Annotated[int, Meta(ge=1, description="the ue's reward is the mean of so many slots; 10 where paper_literal")] | None
+    ) = None
+    paper_literal: Annotated[bool, Meta(description="the paper's scheme to the letter, which does not learn")] = False
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """One satellite's turn: whole control cycles, all above the mask. Arrays have one row per slot from `first` on.
+
+    index          of the satellite in the ephemeris
+    number         catalogue number
+    first, end     slots; `end` is the first one after
+    position_m     (n_slots, 3)  at the start of the slot
+    now            directions at the start of the slot
+    middle_tx_deg  (n_slots, 2)  the terminal in the satellite's frame half a cycle after the start of the slot
+    """
+
+    index: int
+    number: int
+    first: int
+    end: int
+    position_m: np.ndarray
+    now: Pointing
+    middle_tx_deg: np.ndarray
+
+
+class NtnCell:
+    """The world; see the module. Satisfies twin.types.World.
+
+    settings  the scenario's tables
+    slots     length of the run; observations exist up to and including slot `slots`
+    slot_s    length of a slot, s
+    folder    where a relative path of element sets starts
+    agents    timing of the seats "leo" and "ue": objects with every (None for the world's own), delay, window
+
+    Raises ScenarioError for timing that cannot be flown and for a satellite name that fits none, TleError for a file.
+    """
+
+    def __init__(
+        self, settings: Settings, *, slots: int, slot_s: float, folder: str | Path, agents: Mapping[str, Any] | None = None
+    ):
+        self.settings, self.slots, self.slot_s = settings, slots, slot_s
+        self.link, self.site = settings.link, settings.site
+        self.buffer = settings.reward_buffer or (10 if settings.paper_literal else 1)
+        every, delay, window = _timing(agents or {})
+        self.cycle_slots = every["leo"]
+        self._observed_slots = slots + 1 + max(delay.values())
+        self.sky = _ephemeris(settings.sky, Path(folder), self._observed_slots * slot_s + LOOKAHEAD_S)
+        self.services = self._services(passes(self.sky, **_place(self.site), mask_deg=settings.sky.mask_deg))
+        self._service_of = np.full(max([self._observed_slots] + [s.end for s in self.services]), -1)
+        for i, service in enumerate(self.services):
+            self._service_of[service.first : service.end] = i
+        self.slot = 0
+        facts = self._facts(delay)
+        observes = {"leo": self._leo_observes(), "ue": self._ue_observes()}
+        groups, beam = (self.link.n_groups,), {"low": 0.0, "high": 180.0}
+        acts = {
+            "leo": (Field("tx_beam_deg", (2,), **beam), Field("reserved_rb", groups, "bool")),
+            "ue": (Field("rx_beam_deg", (2,), **beam), Field("used_rb", groups, "bool")),
+        }
+        self.agents = tuple(
+            Agent(
+                name=name,
+                observes=observes[name],
+                acts=acts[name],
+                every=every[name],
+                order=order,
+                delay=delay[name],
+                window=window[name],
+                facts=facts | {"start_beam_deg": self._default_beam_deg(name)},
+            )
+            for order, name in enumerate(("leo", "ue"))
+        )
+        self._agent = {agent.name: agent for agent in self.agents}
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        """Begin at slot 0. Each pass has a generator of its own, so its channel does not depend on the window's length."""
+        demand = self.settings.demand
+        units = np.random.default_rng([seed, 2]).poisson(demand.mean_units, self.slots + 1)
+        self._demand_bps = units * demand.unit_bit / self.slot_s
+        self._channels = [self._channel(service, seed) for service in self.services]
+        self.slot = 0
+        n_groups, n_rx = self.link.n_groups, math.prod(self.link.rx_antennas)
+        self._beam_deg = {name: self._default_beam_deg(name) for name in ("leo", "ue")}
+        self._groups = {name: np.ones(n_groups, bool) for name in ("leo", "ue")}
+        self._used_snr_db = np.full(n_groups, SNR_FLOOR_DB)
+        self._strength = np.zeros(n_rx)
+        self._cycle_snr_db = np.full(self.cycle_slots, SNR_FLOOR_DB)
+        self._recent_rewards: deque[float] = deque(maxlen=self.buffer)
+
+    def default(self, agent: str) -> Arrays:
+        """The beam where geometry says the other end is, and all groups; of the ue's, those reserved count."""
+        beam, groups = (field.name for field in self._agent[agent].acts)
+        return {beam: self._default_beam_deg(agent), groups: np.ones(self.link.n_groups, bool)}
+
+    def propagation_delay_s(self, sender: str, receiver: str) -> float:
+        """Slant range of the serving satellite over the speed of light, either way, s; 0 where none serves."""
+        service = self._serving(self.slot)
+        if service is None:
+            return 0.0
+        return float(service.now.slant_range_m[self.slot - service.first]) / SPEED_OF_LIGHT_M_S
+
+    def observe(self, agent: str) -> Arrays:
+        """What a seat sees at the start of this slot: measurements of the slots before, geometry from the ephemeris.
+
+        Of the satellite that serves when the answer takes effect: predicted_beam_deg, ephemeris_m and ephemeris_s.
+        """
+        every, delay = self._agent[agent].every, self._agent[agent].delay
+        now, ahead = self._serving(self.slot), self._serving(self.slot + delay)
+        coefficients_m, span_s = np.zeros((3, 8)), np.array([0.0, 1.0])
+        predicted_deg = np.array(BORESIGHT_DEG)
+        if ahead is not None:
+            row = self.slot + delay - ahead.first
+            coefficients_m, span_s = self.sky.segment(ahead.index, (self.slot + delay) * self.slot_s)
+            predicted_deg = (ahead.middle_tx_deg if agent == "leo" else ahead.now.rx_beam_deg)[row]
+        seen = {
+            "satellite": np.array(now.number if now else 0),
+            "serving": np.array(now is not None),
+            "new_pass": np.array(now is not None and self.slot - now.first < every),
+            "ephemeris_m": np.array(coefficients_m),
+            "ephemeris_s": np.array(span_s),
+            "predicted_beam_deg": np.array(predicted_deg),
+            "reserved_rb": self._groups["leo"].copy(),
+        }
+        if agent == "leo":
+            return seen | {
+                "position_m": np.array(now.position_m[self.slot - now.first]) if now else np.zeros(3),
+                "tx_beam_deg": self._beam_deg["leo"].copy(),
+                "slot_snr_db": np.roll(self._cycle_snr_db, -(self.slot % self.cycle_slots)),
+            }
+        return seen | {
+            "snr_db": self._used_snr_db.copy(),
+            "antenna_strength": self._strength.copy(),
+            "demand_bps": np.array(self._demand_bps[self.slot]),
+            "rx_beam_deg": self._beam_deg["ue"].copy(),
+        }
+
+    def apply(self, agent: str, action: Arrays) -> None:
+        """Put a beam and a set of groups in force."""
+        beam, groups = (field.name for field in self._agent[agent].acts)
+        self._beam_deg[agent] = np.array(action[beam], dtype=float)
+        self._groups[agent] = np.array(action[groups], dtype=bool)
+
+    def group_rates(self, tx_beam_deg, rx_beam_deg) -> np.ndarray:
+        """Rate of every group in this slot with the true channel, without playing it: for ceilings, never for seats.
+
+        tx_beam_deg, rx_beam_deg  (2,)  degrees
+
+        Returns (n_groups,) bit/s; zeros where nothing serves.
+        """
+        service = self._serving(self.slot)
+        if service is None:
+            return np.zeros(self.link.n_groups)
+        everything = np.ones(self.link.n_groups, bool)
+        return self._play(service, np.asarray(tx_beam_deg, float), np.asarray(rx_beam_deg, float), everything)[1]
+
+    def step(self) -> Outcome:
+        """Play one slot: the link with the beams in force, the groups that are used and reserved, eq. (20) and (23)."""
+        service, slot_s = self._serving(self.slot), self.slot_s
+        tx_deg, rx_deg = self._beam_deg["leo"], self._beam_deg["ue"]
+        reserved = self._groups["leo"]
+        used = self._groups["ue"] & reserved
+        n_used = int(used.sum())
+        demand_bps = float(self._demand_bps[self.slot])
+        snr, rate_bps, strength = self._nothing() if service is None else self._play(service, tx_deg, rx_deg, used)
+        snr_db = np.maximum(to_db(snr), SNR_FLOOR_DB)
+        total_bps = float(rate_bps @ used)
+        mean_bps = total_bps / n_used if n_used else 0.0  # an empty set earns nothing: (20) and (23) would divide by zero
+        mean_snr = float(snr @ used) / n_used if n_used else 0.0
+
+        leo = ue = 0.0
+        if service is None:
+            self._recent_rewards.clear()
+        else:
+            leo = (total_bps >= demand_bps) * mean_bps * slot_s / MEGA / self.cycle_slots
+            self._recent_rewards.append(
+                (mean_bps + self.settings.eta * min(total_bps - demand_bps, 0.0)) * slot_s / MEGA
+            )
+            ue = math.fsum(self._recent_rewards) / len(self._recent_rewards)
+
+        self._used_snr_db = np.where(used, snr_db, SNR_FLOOR_DB)
+        self._strength = strength
+        self._cycle_snr_db[self.slot % self.cycle_slots] = max(float(to_db(mean_snr)), SNR_FLOOR_DB)
+        measures = self._sky_measures(service, tx_deg, rx_deg) | {
+            "snr_db": snr_db,
+            "rate_bps": np.array(total_bps),
+            "served_bps": np.array(min(total_bps, demand_bps)),
+            "demand_bps": np.array(demand_bps),
+            "used_rb": used,
+            "reserved_rb": reserved.copy(),
+        }
+        self.slot += 1
+        return Outcome({"leo": leo, "ue": ue}, measures, done=self.slot >= self.slots)
+
+    def _serving(self, slot: int) -> Service | None:
+        i = self._service_of[slot]
+        return self.services[i] if i >= 0 else None
+
+    def _nothing(self):
+        return np.zeros(self.link.n_groups), np.zeros(self.link.n_groups), np.zeros(math.prod(self.link.rx_antennas))
+
+    def _sky_measures(self, service: Service | None, tx_deg: np.ndarray, rx_deg: np.ndarray) -> dict[str, np.ndarray]:
+        number, elevation_deg, los, tx_error_deg, rx_error_deg = 0, 0.0, False, 0.0, 0.0
+        if service is not None:
+            row = self.slot - service.first
+            number, elevation_deg = service.number, service.now.elevation_deg[row]
+            los = self._channels[self._service_of[self.slot]][0].los[row]
+            tx_error_deg = _between_deg(tx_deg, service.now.tx_beam_deg[row])
+            rx_error_deg = _between_deg(rx_deg, service.now.rx_beam_deg[row])
+        return {
+            "satellite": np.array(number),
+            "elevation_deg": np.array(elevation_deg),
+            "los": np.array(los),
+            "tx_error_deg": np.array(tx_error_deg),
+            "rx_error_deg": np.array(rx_error_deg),
+        }
+
+    def _play(self, service: Service, tx_beam_deg: np.ndarray, rx_beam_deg: np.ndarray, used: np.ndarray):
+        """SNR (n_groups,), rate (n_groups,) bit/s and antenna strength (n_rx,) of this slot with the true channel."""
+        row = self.slot - service.first
+        fading, gain = self._channels[self._service_of[self.slot]]
+        directions_deg = service.now.tx_beam_deg[row], service.now.rx_beam_deg[row]
+        return slot_link(self.link, fading, row, gain[row], tx_beam_deg, rx_beam_deg, *directions_deg, used)
+
+    def _channel(self, service: Service, seed: int) -> tuple[Fading, np.ndarray]:
+        rng = np.random.default_rng([seed, 1, service.first])
+        elevation_deg = service.now.elevation_deg
+        fading = draw_fading(rng, self.link, elevation_deg, self.slot_s)
+        return fading, path_gain(self.link, service.now.slant_range_m, elevation_deg, fading.los, fading.shadow_db)
+
+    def _services(self, above: list[Pass]) -> list[Service]:
+        cycle_s = self.cycle_slots * self.slot_s
+        n_cycles = math.ceil(self._observed_slots / self.cycle_slots)
+        return [self._service(p, first, end) for p, first, end in turns(above, cycle_s, n_cycles)]
+
+    def _service(self, pass_: Pass, first_cycle: int, end_cycle: int) -> Service:
+        first, end = first_cycle * self.cycle_slots, end_cycle * self.cycle_slots
+        i = pass_.satellite_index
+        alone = replace(
+            self.sky,
+            satellites=self.sky.satellites[i : i + 1],
+            coefficients_m=self.sky.coefficients_m[i : i + 1],
+            error_code=self.sky.error_code[i : i + 1],
+        )
+        slot = np.arange(first, end)
+        position_m, velocity_m_s = (states[0] for states in alone.state(slot * self.slot_s))
+        middle = alone.state(np.minimum(slot + self.cycle_slots / 2, end) * self.slot_s)
+        return Service(
+            index=i,
+            number=pass_.number,
+            first=first,
+            end=end,
+            position_m=position_m,
+            now=pointing(position_m, velocity_m_s, self.site),
+            middle_tx_deg=pointing(middle[0][0], middle[1][0], self.site).tx_beam_deg,
+        )
+
+    def _default_beam_deg(self, agent: str) -> np.ndarray:
+        service = self._serving(self.slot)
+        if service is None:
+            return np.array(BORESIGHT_DEG)
+        beams_deg = service.middle_tx_deg if agent == "leo" else service.now.rx_beam_deg
+        return np.array(beams_deg[self.slot - service.first])
+
+    def _facts(self, delay: Mapping[str, int]) -> dict[str, np.ndarray]:
+        demand = self.settings.demand
+        scalars = _place(self.site) | {
+            "slot_s": self.slot_s,
+            "cycle_slots": self.cycle_slots,
+            "leo_delay": delay["leo"],
+            "ue_delay": delay["ue"],
+            "n_groups": self.link.n_groups,
+            "demand_unit_bit": demand.unit_bit,
+            "demand_mean_units": demand.mean_units,
+            "eta": self.settings.eta,
+            "paper_literal": self.settings.paper_literal,
+            "snr_floor_db": SNR_FLOOR_DB,
+        }
+        return (
+            dict(self.link.facts())
+            | {"site_position_m": np.array(self.site.position_m)}
+            | {name: np.array(value) for name, value in scalars.items()}
+        )
+
+    def _seat_observes(self) -> tuple[Field, ...]:
+        return (
+            Field("satellite", (), "int64", 0),
+            Field("serving", (), "bool"),
+            Field("new_pass", (), "bool"),
+            Field("ephemeris_m", (3, 8)),
+            Field("ephemeris_s", (2,)),
+            Field("predicted_beam_deg", (2,), low=0.0, high=180.0),
+            Field("reserved_rb", (self.link.n_groups,), "bool"),
+        )
+
+    def _leo_observes(self) -> tuple[Field, ...]:
+        return self._seat_observes() + (
+            Field("position_m", (3,)),
+            Field("tx_beam_deg", (2,), low=0.0, high=180.0),
+            Field("slot_snr_db", (self.cycle_slots,), low=SNR_FLOOR_DB),
+        )
+
+    def _ue_observes(self) -> tuple[Field, ...]:
+        return self._seat_observes() + (
+            Field("snr_db", (self.link.n_groups,), low=SNR_FLOOR_DB),
+            Field("antenna_strength", (math.prod(self.link.rx_antennas),), low=0.0),
+            Field("demand_bps", (), low=0.0),
+            Field("rx_beam_deg", (2,), low=0.0, high=180.0),
+        )
+
+
+def turns(above: list[Pass], cycle_s: float, n_cycles: int) -> list[tuple[Pass, int, int]]:
+    """Who serves when: (pass, first cycle, cycle after the last) in order of time, beginning before cycle `n_cycles`.
+
+    A satellite serves while it is above the mask for the whole cycle; then takes over, among those above it for the
+    whole next cycle, the one that stays longest. Where there is none nobody serves.
+    """
+    cycles = [(p, math.ceil(p.rise_s / cycle_s), math.floor(p.set_s / cycle_s)) for p in above]
+    chosen: list[tuple[Pass, int, int]] = []
+    cycle = 0
+    while cycle < n_cycles:
+        ready = [c for c in cycles if c[1] <= cycle < c[2]]
+        if ready:
+            pass_, _, end = max(ready, key=lambda c: (c[0].set_s, -c[0].number))
+            chosen.append((pass_, cycle, end))
+            cycle = end
+        else:
+            cycle = min((first for _, first, end in cycles if cycle < first < end), default=n_cycles)
+    return chosen
+
+
+def _timing(agents: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int], dict[str, float | None]]:
+    every = {"leo": CYCLE_SLOTS, "ue": 1}
+    for name in every:
+        own = getattr(agents.get(name), "every", None)
+        every[name] = own if own is not None else every[name]
+        if every[name] < 1:
+            raise ScenarioError(f"agent.{name}.every must be a positive whole number of slots, got {every[name]}")
+    if every["ue"] != 1:
+        raise ScenarioError(f"agent.ue.every must be 1, the ue of ntn_cell decides in every slot, got {every['ue']}")
+    delay = {name: getattr(agents.get(name), "delay", 0) for name in every}
+    return every, delay, {name: getattr(agents.get(name), "window", None) for name in every}
+
+
+def _ephemeris(sky: Sky, folder: Path, seconds: float) -> Ephemeris:
+    path = folder / sky.tle
+    satellites = select(read_tle(path), sky.name)
+    if not satellites:
+        raise ScenarioError(f"sky.name = {sky.name!r}: no satellite in {path.name} has that in its name")
+    return ephemeris(satellites, start=sky.start_utc, seconds=seconds)
+
+
+def _place(site: Site) -> dict[str, float]:
+    return {"latitude_deg": site.latitude_deg, "longitude_deg": site.longitude_deg, "altitude_m": site.altitude_m}
+
+
+def _between_deg(a_deg: np.ndarray, b_deg: np.ndarray) -> float:
+    """Angle between two beams; by half the chord, which stays exact where the cosine of a small angle does not."""
+    (theta_a, phi_a), (theta_b, phi_b) = np.radians(a_deg).tolist(), np.radians(b_deg).tolist()
+    half = math.sin((phi_a - phi_b) / 2) ** 2 + math.sin(phi_a) * math.sin(phi_b) * math.sin((theta_a - theta_b) / 2) ** 2
+    return math.degrees(2 * math.asin(math.sqrt(min(half, 1.0))))
