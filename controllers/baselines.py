@@ -85,7 +85,8 @@ class Greedy:
         expected_bps = self.last_bps.copy()
         if np.isnan(expected_bps).any():
             expected_bps[np.isnan(expected_bps)] = self._nominal_bps(seen)
-        return Action({self.beam: beam_deg, self.groups: enough_groups(expected_bps, values["demand_bps"], reserved)})
+        demand_bps = float(values["demand_bps"])
+        return Action({self.beam: beam_deg, self.groups: enough_groups(expected_bps, demand_bps, reserved)})
 
     def _nominal_bps(self, seen: Observation) -> float:
         """Rate of a group expected in the slot that this answer governs, both beams as geometry says."""

@@ -504,7 +504,8 @@ class Trpo:
         values = seen.values
         satellite = int(values["satellite"])
         self._satellite_of[seen.slot] = satellite
-        self._satellite_of.pop(seen.slot - self._remembered, None)
+        if len(self._satellite_of) > self._remembered:
+            del self._satellite_of[next(iter(self._satellite_of))]
         state = self.state(values) if satellite else np.zeros(self.actor.n_inputs, np.float32)
         self._settle(seen, state)
         self._hear(seen)

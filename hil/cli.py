@@ -40,15 +40,13 @@ def list_(as_json: Json = False) -> None:
     if as_json:
         _print_json({"scenarios": scenarios, "worlds": sorted(WORLDS), "controllers": sorted(CONTROLLERS)})
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("scenario")
-    table.add_column("what it is")
     for name, line in scenarios.items():
-        table.add_row(name, line)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"\nworlds       {', '.join(sorted(WORLDS))}")
-    console.print(f"controllers  {', '.join(sorted(CONTROLLERS))}, external, or module:Class of your own")
+        typer.echo(f"scenario    {name:<12} {line}")
+    for name in sorted(WORLDS):
+        typer.echo(f"world       {name}")
+    for name in sorted(CONTROLLERS):
+        typer.echo(f"controller  {name:<12} {CONTROLLERS[name]}")
+    typer.echo("controller  external     awaited on a socket; or module:Class of your own")
 
 
 @app.command()
@@ -72,11 +70,12 @@ def passes(
         _print_json({"scenario": loaded.name, **found})
         return
     title = f"above {found['mask_deg']:g} deg at {found['site']}\n{found['from_utc']} to {found['to_utc']}"
-    table = _table(title, "satellite", "number", "rise", "highest", "set (UTC)", "deg", "s")
+    table = _table("satellite", "number", "rise", "highest", "set (UTC)", "deg", "s")
     for p in found["passes"]:
         times = (p["rise_utc"][11:21], p["culmination_utc"][11:21], p["set_utc"][11:21])
         table.add_row(p["name"], str(p["number"]), *times, f"{p['max_elevation_deg']:.1f}", f"{p['duration_s']:.0f}")
     console = Console(highlight=False)
+    console.print(title, style="bold", soft_wrap=True)
     console.print(table)
     if not found["passes"]:
         console.print("nobody; look further ahead with --hours 2, or lower with --mask-deg 10")
@@ -323,7 +322,8 @@ def _show(record: Any, as_json: bool) -> None:
         _print_json(result.to_dict())
         return
     console = Console(highlight=False)
-    for table in tables(result):
+    for title, table in tables(result):
+        console.print(title, style="bold", soft_wrap=True)
         console.print(table)
         console.print()
     hash_ = result.trajectory_hash or "none: the run did not end"
@@ -333,7 +333,7 @@ def _show(record: Any, as_json: bool) -> None:
     console.print(f"run folder {result.run}")
 
 
-def tables(result: latency.LatencyReport) -> list[Table]:
+def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
     """What a person wants to know of a run: how the link did, and who kept the deadlines."""
     wanted = {
         "elevation_deg": ("elevation", 1.0, "deg"),
@@ -342,13 +342,13 @@ def tables(result: latency.LatencyReport) -> list[Table]:
         "rate_bps": ("rate", 1e-6, "Mbit/s"),
         "served_bps": ("served", 1e-6, "Mbit/s"),
     }
-    head = _table(f"{result.scenario}: {result.slots} slots, clock {result.clock}, seed {result.seed}; means of the run", "", "", "")
+    head = _table("", "", "")
     for name, (label, scale, unit) in wanted.items():
         if name in result.measures:
             head.add_row(label, f"{result.measures[name] * scale:.1f}", unit)
     agents = result.agents.values()
     overruns = "" if result.twin_overruns is None else f"; {result.twin_overruns} twin overruns"
-    cycles = _table(f"control cycles{overruns}", "", *result.agents)
+    cycles = _table("", *result.agents)
     for label, values in {
         "one every ... slots": [str(a.every) for a in agents],
         "cycles": [str(a.cycles) for a in agents],
@@ -361,18 +361,19 @@ def tables(result: latency.LatencyReport) -> list[Table]:
         "updates learned, not ready": [f"{a.weights}, {a.learning_misses}" for a in agents],
     }.items():
         cycles.add_row(label, *values)
-    times = _table("microseconds from the scheduled release", "", *(f"{name} {q}" for name in result.agents for q in ("p50", "p99", "max")))
+    times = _table("", *(f"{name} {q}" for name in result.agents for q in ("p50", "p99", "max")))
     rows = {"response": "response_us", "slack before the deadline": "slack_us", "order wait": "order_wait_us"}
     for label, field in rows.items():
         times.add_row(label, *(cell for a in agents for cell in _cells(getattr(a, field))))
     for part in latency.COMPONENTS:
         times.add_row(f"  {part.replace('_', ' ')}", *(cell for a in agents for cell in _cells(a.components_us[part])))
     times.add_row("  unaccounted", *(cell for a in agents for cell in _cells(a.unaccounted_us)))
-    return [head, cycles, times]
+    about = f"{result.scenario}: {result.slots} slots, clock {result.clock}, seed {result.seed}; means of the run"
+    return [(about, head), (f"control cycles{overruns}", cycles), ("microseconds from the scheduled release", times)]
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     return table

@@ -229,6 +229,7 @@ class There:
         self.heartbeat_s = 0.0
         self.late: list[tuple[int, Mapping[str, int]]] = []
         self.stale = self.duplicates = 0
+        self._cycle_ns = round(welcome.every * welcome.slot_s / welcome.rt_factor * NS_PER_S)
         self._welcomed_ns = 0
         self._due: dict[int, tuple[int, int]] = {}  # open cycles: deadline, sent
         self._answers: dict[int, Answer] = {}  # came, not yet taken
@@ -298,7 +299,7 @@ class There:
         if answer is not None and due_ns:
             self.hub.listen(min(answer.stamps["arrived"], due_ns))  # an emulated computer is not done before
             if answer.stamps["arrived"] > due_ns:
-                if answer.status == "on_time":
+                if answer.status == "on_time" and answer.stamps["arrived"] <= due_ns + self._cycle_ns:
                     self.late.append((slot, answer.stamps))
                 answer = None
         elif answer is None:
@@ -308,14 +309,15 @@ class There:
             return Answer(None, "missing", reason=reason, stamps={"sent": sent_ns})
         return answer
 
-    def _emulated(self, stamps: dict[str, int]) -> int:
-        """How much later a slower computer would have answered, ns."""
+    def _emulated(self, stamps: dict[str, int], due_ns: int) -> int:
+        """How much later a slower computer would have answered, ns. It skips what is past its deadline when it gets to it."""
         compute_ns = stamps.get("cpu_ns", 0)
         if self.compute_scale == 1.0 or compute_ns == 0:
             return 0
-        queued = max(0, self._busy_until_ns - stamps["arrived"] + compute_ns)
-        extra = queued + round((self.compute_scale - 1.0) * compute_ns)
-        self._busy_until_ns = stamps["arrived"] + extra
+        waited = max(0, self._busy_until_ns - (stamps["arrived"] - compute_ns))
+        extra = waited + round((self.compute_scale - 1.0) * compute_ns)
+        if stamps["arrived"] - compute_ns + waited < due_ns:
+            self._busy_until_ns = stamps["arrived"] + extra
         return extra
 
     # what comes in
@@ -353,7 +355,7 @@ class There:
     def _judged(self, reply: wire.Reply, now: int, open_: tuple[int, int]) -> Answer:
         stamps = {name: reply.stamps[name] for name in ("waiting", "received", "decoded", "acted", "replied", "cpu_ns") if name in reply.stamps}
         stamps |= {"weights": reply.weights, "learning_misses": reply.learning_misses, "arrived": now, "sent": open_[1]}
-        emulation = self._emulated(stamps)
+        emulation = self._emulated(stamps, open_[0])
         stamps["arrived"] += emulation
         stamps["emulation_ns"] = emulation
         due_ns = open_[0]

@@ -60,17 +60,23 @@ class Crew:
                 self.event("died", agent=agent, how=how, last_lines=self._last_lines(agent))
 
     def stop(self) -> None:
-        """Wait for those who leave by themselves; terminate, then kill, those who do not."""
-        for ask in (lambda process: None, subprocess.Popen.terminate, subprocess.Popen.kill):
-            until = time.monotonic() + LEAVE_S
+        """Wait for those who leave by themselves, noting how they did; terminate, then kill, those who do not."""
+        self._wait()
+        if self.started:
+            self.look()
+        for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
             for process in self._processes.values():
                 if process.poll() is None:
-                    ask(process)
-            for process in self._processes.values():
-                try:
-                    process.wait(max(0.0, until - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    continue
+                    end(process)
+            self._wait()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + LEAVE_S
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                continue
 
     def _log(self, agent: str) -> Path:
         return self.folder / f"{agent}.log"
@@ -125,7 +131,7 @@ def run(
                 say(f"waiting for seat {name!r}: ntn-twin control MODULE:CLASS --agent {name} --connect {hub.address}")
             else:
                 crew.start(name, scenario.seating(name).controller, hub.address)
-        _warm_up(world, scenario.seed)
+        record.prepare(_warm_up(world, scenario.seed))
         say("starting " + ", ".join(f"{name} ({scenario.seating(name).controller})" for name in seats))
         hub.gather(scenario.seat_wait_s)
         crew.started = True
@@ -183,10 +189,10 @@ def _seat(hub: Hub, scenario: Scenario, world: World, name: str, clock: str) -> 
     return There(hub, agent, others, welcome, scenario.patience_s, scale)
 
 
-def _warm_up(world: World, seed: int) -> None:
+def _warm_up(world: World, seed: int) -> Outcome:
     """One slot nobody sees: every kernel is compiled before a clock starts. `drive` begins again at slot 0."""
     world.reset(seed)
     for agent in world.agents:
         world.observe(agent.name)
         world.apply(agent.name, world.default(agent.name))
-    world.step()
+    return world.step()

@@ -1,17 +1,44 @@
-"""Levels of a flown world: a plain drive for learning claims, and the two ceilings they are held against.
+"""Levels of a flown world: windows to fly, a plain drive for learning claims, and the ceilings they are held against.
 
 `fly` is a second, shorter writing of twin.runner.drive for `ntn_cell` with both controllers in this process. The
 ceilings look at the true channel, which no controller ever sees.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 
-from controllers.baselines import enough_groups
+from controllers.baselines import Greedy, enough_groups
 from twin.channel import beam_factor
 from twin.types import Action, Observation
 from twin.units import BOLTZMANN_J_K, MEGA
+from twin.worlds.ntn_cell import NtnCell, Settings
+
+SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
+HIGH_PASS = "2022-02-22T13:08:55Z"  # STARLINK-1102 stands above 30 deg for 235 s, up to 81.8 deg
+BUSY_WINDOW = "2022-02-22T13:25:20Z"  # nobody for 5 s, a pass, a handover at 172 s, a gap from 235 to 331 s, a pass
+BUSY_SLOTS = 3_400
+
+
+def make_world(start_utc=HIGH_PASS, slots=300, agents=None, sky=None, **tables) -> NtnCell:
+    """A Starlink window over one site; `agents` by `timing`, `sky` and further tables as in a scenario file."""
+    site = {"latitude_deg": 43.5, "longitude_deg": -80.5, "altitude_m": 330.0}
+    whole = {"tle": "tle/leo-2022-02-22.tle.xz", "name": "STARLINK", "start_utc": start_utc, **(sky or {})}
+    settings = msgspec.convert({"sky": whole, "site": site, **tables}, Settings)
+    return NtnCell(settings, slots=slots, slot_s=0.1, folder=SCENARIOS, agents=agents)
+
+
+def timing(every=None, delay=0) -> SimpleNamespace:
+    """What a scenario's table agent.NAME says to the world."""
+    return SimpleNamespace(every=every, delay=delay, window=None)
+
+
+def greedy_pair(world) -> tuple[Greedy, Greedy]:
+    """Greedy on both seats."""
+    return Greedy(world.agents[0], 1), Greedy(world.agents[1], 2)
 
 
 @dataclass(frozen=True)
@@ -118,7 +145,7 @@ def fly(world, leo, ue, seed: int, learn_delay: int = 10) -> Level:
 
 def genie_greedy(world, seed: int) -> Level:
     """Both beams exact in every slot, groups by falling true rate until the demand is met."""
-    return _greedy(world, seed, lambda service, row: (service.now.tx_beam_deg[row], service.now.rx_beam_deg[row]))
+    return _greedy(world, seed, lambda t: (t.service.now.tx_beam_deg[t.row], t.service.now.rx_beam_deg[t.row]))
 
 
 def bfs_greedy(world, seed: int, step_deg: float = 10.0) -> Level:
@@ -129,23 +156,23 @@ def bfs_greedy(world, seed: int, step_deg: float = 10.0) -> Level:
     """
     steps = np.arange(0.0, 180.0, step_deg)
     grid_deg = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
-    return _greedy(world, seed, lambda service, row: sweep(world, grid_deg))
+    return _greedy(world, seed, lambda truth: sweep(world.link, truth, grid_deg))
 
 
-def sweep(world, grid_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The transmit and receive beams of a grid (n_beams, 2) that are best in the slot the world is at."""
-    link, service = world.link, world._serving(world.slot)
-    row = world.slot - service.first
-    fading, gain = world._channels[world._service_of[world.slot]]
+def sweep(link, truth, grid_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The transmit and receive beams of a grid (n_beams, 2) that are best in a slot whose truth is known."""
+    service, row, fading, gain = truth
     towards_tx, towards_rx = service.now.tx_beam_deg[row], service.now.rx_beam_deg[row]
     tx_deg = grid_deg[np.argmax(np.abs(beam_factor(grid_deg, towards_tx, link.tx_antennas)))]
     paths_tx = beam_factor(tx_deg, towards_tx + fading.tx_offset_deg[row], link.tx_antennas)  # (n_paths,)
-    paths_rx = beam_factor(grid_deg[:, None], towards_rx + fading.rx_offset_deg[row], link.rx_antennas)  # (n_beams, n_paths)
+    paths_rx = beam_factor(
+        grid_deg[:, None], towards_rx + fading.rx_offset_deg[row], link.rx_antennas
+    )  # (n_beams, n_paths)
     frequency_hz = np.arange(link.n_rb) * link.rb_bandwidth_hz
     rotation = np.exp(-2j * np.pi * fading.delay_s[row][:, None] * frequency_hz)  # (n_paths, n_rb)
     h = (paths_rx * (fading.amplitude[row] * np.conj(paths_tx))) @ rotation
     noise_w = BOLTZMANN_J_K * link.noise_temperature_k * link.rb_bandwidth_hz
-    snr = link.tx_power_w * gain[row] * np.abs(h) ** 2 / noise_w
+    snr = link.tx_power_w * gain * np.abs(h) ** 2 / noise_w
     return tx_deg, grid_deg[np.argmax(np.log2(1.0 + snr).sum(axis=1))]
 
 
@@ -153,9 +180,9 @@ def _greedy(world, seed: int, beams) -> Level:
     world.reset(seed)
     log = Log(world.slot_s)
     everything = np.ones(world.link.n_groups, bool)
-    for slot in range(world.slots):
-        service = world._serving(slot)
-        tx_deg, rx_deg = beams(service, slot - service.first) if service else (np.full(2, 90.0), np.full(2, 90.0))
+    for _ in range(world.slots):
+        truth = world.truth()
+        tx_deg, rx_deg = beams(truth) if truth else (np.full(2, 90.0), np.full(2, 90.0))
         demand_bps = float(world.observe("ue")["demand_bps"])
         used = enough_groups(world.group_rates(tx_deg, rx_deg), demand_bps, everything)
         world.apply("leo", {"tx_beam_deg": tx_deg, "reserved_rb": everything})

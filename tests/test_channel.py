@@ -1,6 +1,8 @@
 """The link, against closed forms, a plain construction of the full matrix, and the statistics it promises."""
 
+import re
 from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -27,7 +29,7 @@ from twin.channel import (
 )
 from twin.environment import environment
 from twin.errors import ScenarioError
-from twin.geometry import beam_angles_deg, unit_vector
+from twin.geometry import Site, beam_angles_deg, pointing, unit_vector
 from twin.units import BOLTZMANN_J_K, SPEED_OF_LIGHT_M_S
 
 SIGMAS = 5.0  # statistical tolerances, in standard errors of the estimate
@@ -158,6 +160,15 @@ def test_beam_factor_broadcasts_over_leading_axes():
 def test_beam_factor_refuses_angles_that_are_not_pairs():
     with pytest.raises(ValueError, match=r"end in an axis of 2 \(theta, phi\), got \(3,\)"):
         beam_factor(np.zeros(3), np.zeros(3), (4, 4))
+
+
+def test_angles_and_frames_are_as_drawn_in_the_docs():
+    site = Site(latitude_deg=0.0, longitude_deg=0.0)
+    south_west, northward = 6.98e6 * np.array([0.9945, -0.03, -0.1]), np.array([0.0, 0.0, 7500.0])
+    seen = pointing(south_west[None, :], northward[None, :], site)
+    assert seen.tx_beam_deg[0, 0] < 90.0 < seen.rx_beam_deg[0, 0]  # approaching: ahead of it, behind us
+    assert seen.tx_beam_deg[0, 1] < 90.0  # the terminal is right of the track, on the satellite's +y
+    assert seen.rx_beam_deg[0, 1] < 90.0  # the satellite is west of us, left of its track's direction: +y of ours
 
 
 # Losses
@@ -589,45 +600,73 @@ def test_the_circular_pass_is_the_one_the_levels_were_measured_on(circular_pass)
     assert circular_pass.elevation_deg.max() == pytest.approx(67.8, abs=0.1)
 
 
-def held(angles_deg, every):
-    """Beams pointed exactly at the middle of each control cycle."""
-    middle = np.minimum(np.arange(len(angles_deg)) // every * every + every // 2, len(angles_deg) - 1)
-    return angles_deg[middle]
+def exact(true_deg, antennas):
+    return true_deg
 
 
-# spec section 5: pure line of sight, no shadow fading; mean SNR dB and mean Mbit per slot and group
-LEVELS = {
-    "genie": [(5.3, 6.0), (11.3, 10.9), (17.3, 16.4), (23.3, 22.1)],
-    "grid of 5 deg": [(5.0, 5.8), (10.9, 10.5), (16.3, 15.4), (21.6, 20.5)],
-    "updated every 10": [(5.3, 6.0), (11.3, 10.9), (17.3, 16.4), (23.3, 22.1)],
-    "updated every 100": [(5.2, 5.9), (10.9, 10.6), (15.8, 14.8), (21.8, 20.5)],
-}
+def on_grid(step_deg):
+    """The best of a grid of beams, tried one by one."""
+
+    def point(true_deg, antennas):
+        steps = np.arange(0.0, 180.0, step_deg)
+        grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 1, 2)
+        gain = beam_gain(grid, true_deg, antennas)
+        return grid[np.argmax(gain, axis=0), 0]
+
+    return point
+
+
+def nearest(step_deg):
+    return lambda true_deg, antennas: step_deg * np.round(true_deg / step_deg)
+
+
+def held(every):
+    """Exact at the start of each cycle of so many slots."""
+    return lambda true_deg, antennas: true_deg[np.arange(len(true_deg)) // every * every]
+
+
+# spec section 5: pure line of sight, no shadow fading; mean SNR dB and mean Mbit per slot and group, by panel
 PANELS = [(4, 8), (8, 8), (16, 8), (16, 16)]
+LEVELS = [
+    ("genie", exact, exact, [(5.3, 6.0), (11.3, 10.9), (17.3, 16.4), (23.3, 22.1)]),
+    ("nearest 5 deg", nearest(5.0), nearest(5.0), [(5.0, 5.8), (10.9, 10.5), (16.3, 15.4), (21.6, 20.5)]),
+    ("best of 10 deg", on_grid(10.0), on_grid(10.0), [(4.3, 5.3), (9.8, 9.4), (13.7, 12.2), (18.0, 15.1)]),
+    ("satellite every 10", held(10), exact, [(5.3, 6.0), (11.3, 10.9), (17.3, 16.4), (23.3, 22.1)]),
+    ("satellite every 50", held(50), exact, [(5.2, 6.0), (11.2, 10.8), (16.9, 16.1), (22.9, 21.8)]),
+    ("satellite every 100", held(100), exact, [(5.2, 5.9), (10.9, 10.6), (15.8, 14.8), (21.8, 20.5)]),
+]
+CASES = [
+    pytest.param(tx, rx, panel, *level, id=f"{name}, {panel[0]}x{panel[0]} to {panel[1]}x{panel[1]}")
+    for name, tx, rx, levels in LEVELS
+    for panel, level in zip(PANELS, levels)
+]
 
 
-@pytest.mark.parametrize("panel", range(4), ids=[f"{n_t}x{n_t} to {n_r}x{n_r}" for n_t, n_r in PANELS])
-@pytest.mark.parametrize("scheme", LEVELS)
-def test_levels_of_a_circular_pass_are_those_of_the_spec(circular_pass, scheme, panel):
-    n_t, n_r = PANELS[panel]
+@pytest.mark.parametrize(("point_tx", "point_rx", "panel", "snr_db", "mbit"), CASES)
+def test_levels_of_a_circular_pass_are_those_of_the_spec(circular_pass, point_tx, point_rx, panel, snr_db, mbit):
+    n_t, n_r = panel
     link = Link(tx_antennas=(n_t, n_t), rx_antennas=(n_r, n_r))
-    point = {
-        "genie": lambda true_deg: true_deg,
-        "grid of 5 deg": lambda true_deg: 5.0 * np.round(true_deg / 5.0),
-        "updated every 10": lambda true_deg: held(true_deg, 10),
-        "updated every 100": lambda true_deg: held(true_deg, 100),
-    }[scheme]
-    aimed = replace_angles(circular_pass, point)
     gain = path_gain(link, circular_pass.slant_range_m, circular_pass.elevation_deg, True, 0.0)
+    tx_beam, rx_beam = point_tx(circular_pass.tx_beam_deg, (n_t, n_t)), point_rx(circular_pass.rx_beam_deg, (n_r, n_r))
     fading = direct_path(link)
     snr, rate_bps = np.empty(len(gain)), np.empty(len(gain))
     for slot in range(len(gain)):
-        angles = aimed[0][slot], aimed[1][slot], circular_pass.tx_beam_deg[slot], circular_pass.rx_beam_deg[slot]
+        angles = tx_beam[slot], rx_beam[slot], circular_pass.tx_beam_deg[slot], circular_pass.rx_beam_deg[slot]
         group_snr, group_rate_bps, _ = slot_link(link, fading, 0, gain[slot], *angles, np.zeros(5, bool))
         snr[slot], rate_bps[slot] = group_snr[0], group_rate_bps[0]
-    snr_db, mbit = LEVELS[scheme][panel]
-    assert 10 * np.log10(snr.mean()) == pytest.approx(snr_db, abs=0.06)
-    assert rate_bps.mean() * 0.1 / 1e6 == pytest.approx(mbit, abs=0.06)
+    rounding = 0.07  # the table has one decimal, and its pass may begin a slot earlier
+    assert 10 * np.log10(snr.mean()) == pytest.approx(snr_db, abs=rounding)
+    assert rate_bps.mean() * 0.1 / 1e6 == pytest.approx(mbit, abs=rounding)
 
 
-def replace_angles(pass_, point):
-    return point(pass_.tx_beam_deg), point(pass_.rx_beam_deg)
+def test_every_test_named_in_the_physics_page_exists():
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "docs" / "physics.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    there = {
+        name
+        for file in (root / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)
+    }
+    assert named
+    assert named <= there

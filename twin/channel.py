@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 from numba import njit
+from numpy.typing import ArrayLike
 
 from twin.environment import (
     IONOSPHERIC_FLUCTUATION_4GHZ_DB,
@@ -139,7 +140,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 # Losses
 
 
-def free_space_loss_db(slant_range_m, carrier_hz: float) -> np.ndarray:
+def free_space_loss_db(slant_range_m: ArrayLike, carrier_hz: float) -> np.ndarray:
     """Free-space path loss, 20 log10(4 pi D f / c).
 
     slant_range_m  any shape  m    satellite to terminal, greater than 0
@@ -150,15 +151,15 @@ def free_space_loss_db(slant_range_m, carrier_hz: float) -> np.ndarray:
     Source: seed 000 eq. (8) as read in docs/physics.md; TR 38.811 eq. 6.6-2 rounds its constant to 32.45.
     Checked by tests/test_channel.py::test_free_space_loss_is_that_of_tr_38_811.
     """
-    slant_range_m = np.asarray(slant_range_m, dtype=float)
-    wrong = ~(slant_range_m > 0)
+    range_m = np.asarray(slant_range_m, dtype=float)
+    wrong = ~(range_m > 0)
     if wrong.any():
         first = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"slant_range_m must be greater than 0 m, got {slant_range_m[first]} at index {first}")
-    return 20.0 * np.log10(4.0 * np.pi * slant_range_m * carrier_hz / SPEED_OF_LIGHT_M_S)
+        raise ValueError(f"slant_range_m must be greater than 0 m, got {range_m[first]} at index {first}")
+    return 20.0 * np.log10(4.0 * np.pi * range_m * carrier_hz / SPEED_OF_LIGHT_M_S)
 
 
-def gas_loss_db(elevation_deg, carrier_hz: float) -> np.ndarray:
+def gas_loss_db(elevation_deg: ArrayLike, carrier_hz: float) -> np.ndarray:
     """Loss to oxygen and water vapour, zenith / sin(elevation); under 5 deg that of 5 deg.
 
     elevation_deg  any shape  deg
@@ -174,11 +175,11 @@ def _zenith_gas_db(carrier_hz: float) -> float:
     return float(np.interp(carrier_hz / GIGA, ZENITH_GAS_GHZ, ZENITH_GAS_DB))
 
 
-def _slant_gas_db(elevation_deg, zenith_gas_db: float) -> np.ndarray:
+def _slant_gas_db(elevation_deg: ArrayLike, zenith_gas_db: float) -> np.ndarray:
     return zenith_gas_db / np.sin(np.deg2rad(np.maximum(elevation_deg, COSECANT_LAW_FROM_DEG)))
 
 
-def scintillation_loss_db(elevation_deg, carrier_hz: float) -> np.ndarray:
+def scintillation_loss_db(elevation_deg: ArrayLike, carrier_hz: float) -> np.ndarray:
     """Loss to scintillation: tropospheric, by elevation, from 6 GHz on; ionospheric, the same everywhere, below.
 
     elevation_deg  any shape  deg
@@ -194,24 +195,26 @@ def scintillation_loss_db(elevation_deg, carrier_hz: float) -> np.ndarray:
     return np.full(np.shape(elevation_deg), fluctuation_db / np.sqrt(2.0))
 
 
-def los_probability(elevation_deg, tables: Environment) -> np.ndarray:
+def los_probability(elevation_deg: ArrayLike, tables: Environment) -> np.ndarray:
     """Probability of line of sight at each elevation; linear between the reference elevations, clamped outside."""
     return np.interp(elevation_deg, tables.elevation_deg, tables.los_probability)
 
 
-def shadow_sigma_db(elevation_deg, los, tables: Environment) -> np.ndarray:
+def shadow_sigma_db(elevation_deg: ArrayLike, los: ArrayLike, tables: Environment) -> np.ndarray:
     """Standard deviation of the shadow fading, dB, at each elevation with (`los` true) or without line of sight."""
     with_los = np.interp(elevation_deg, tables.elevation_deg, tables.los_sigma_db)
     without = np.interp(elevation_deg, tables.elevation_deg, tables.nlos_sigma_db)
     return np.where(los, with_los, without)
 
 
-def clutter_loss_db(elevation_deg, los, tables: Environment) -> np.ndarray:
+def clutter_loss_db(elevation_deg: ArrayLike, los: ArrayLike, tables: Environment) -> np.ndarray:
     """Clutter loss, dB, at each elevation: 0 with line of sight (`los` true)."""
     return np.where(los, 0.0, np.interp(elevation_deg, tables.elevation_deg, tables.clutter_loss_db))
 
 
-def path_gain(link: Link, slant_range_m, elevation_deg, los, shadow_db) -> np.ndarray:
+def path_gain(
+    link: Link, slant_range_m: ArrayLike, elevation_deg: ArrayLike, los: ArrayLike, shadow_db: ArrayLike
+) -> np.ndarray:
     """L_n of eq. (7), (8), a gain: free space, both element gains, atmosphere, shadow fading and clutter.
 
     slant_range_m, elevation_deg  any shape  m, deg
@@ -224,7 +227,7 @@ def path_gain(link: Link, slant_range_m, elevation_deg, los, shadow_db) -> np.nd
     air_db = np.full(np.shape(elevation_deg), link.atmosphere_db)
     if link.atmosphere == "3gpp":
         air_db = gas_loss_db(elevation_deg, link.carrier_hz) + scintillation_loss_db(elevation_deg, link.carrier_hz)
-    loss_db = free_space_loss_db(slant_range_m, link.carrier_hz) + air_db + shadow_db
+    loss_db = free_space_loss_db(slant_range_m, link.carrier_hz) + air_db + np.asarray(shadow_db)
     loss_db = loss_db + clutter_loss_db(elevation_deg, los, link.tables)
     return from_db(2.0 * link.element_gain_dbi - loss_db)
 
@@ -247,7 +250,7 @@ def steering_vector(theta_deg: float, phi_deg: float, antennas: tuple[int, int])
     return np.kron(along_x, along_y)
 
 
-def beam_factor(beam_deg, direction_deg, antennas: tuple[int, int]) -> np.ndarray:
+def beam_factor(beam_deg: ArrayLike, direction_deg: ArrayLike, antennas: tuple[int, int]) -> np.ndarray:
     """w^H a: what a beam makes of a wave from (or to) a direction, in closed form.
 
     beam_deg       (..., 2)  deg  theta, phi of the beam w
@@ -257,16 +260,17 @@ def beam_factor(beam_deg, direction_deg, antennas: tuple[int, int]) -> np.ndarra
     Returns (...) complex, magnitude 1 where both angles agree. Source: spec section 1.3 (a Dirichlet kernel per
     axis). Checked by tests/test_channel.py::test_beam_factor_is_the_product_of_steering_vectors.
     """
-    beam, direction = np.broadcast_arrays(np.asarray(beam_deg, dtype=float), np.asarray(direction_deg, dtype=float))
-    if beam.shape[-1:] != (2,):
-        raise ValueError(f"beam and direction must end in an axis of 2 (theta, phi), got {beam.shape}")
-    factor = np.empty(beam.shape[:-1], dtype=complex)
-    # copies, as read-only or strided input would be a signature of its own, compiled in mid-run
-    beam_factors(np.array(beam).reshape(-1, 2), np.array(direction).reshape(-1, 2), *antennas, factor.reshape(-1))
-    return factor
+    both = np.broadcast_arrays(np.asarray(beam_deg, dtype=float), np.asarray(direction_deg, dtype=float))
+    if both[0].shape[-1:] != (2,):
+        raise ValueError(f"beam and direction must end in an axis of 2 (theta, phi), got {both[0].shape}")
+    # plain copies: a read-only or strided array would be a signature of its own, compiled in mid-run
+    beam, direction = (np.array(array, order="C").reshape(-1, 2) for array in both)
+    factor = np.empty(len(beam), dtype=complex)
+    beam_factors(beam, direction, *antennas, factor)
+    return factor.reshape(both[0].shape[:-1])
 
 
-def beam_gain(beam_deg, direction_deg, antennas: tuple[int, int]) -> np.ndarray:
+def beam_gain(beam_deg: ArrayLike, direction_deg: ArrayLike, antennas: tuple[int, int]) -> np.ndarray:
     """|w^H a|^2 of `beam_factor`, the same arguments: 0 to 1."""
     factor = beam_factor(beam_deg, direction_deg, antennas)
     return factor.real**2 + factor.imag**2
@@ -331,7 +335,7 @@ class Fading:
     delay_s: np.ndarray
 
 
-def draw_fading(rng: np.random.Generator, link: Link, elevation_deg, slot_s: float) -> Fading:
+def draw_fading(rng: np.random.Generator, link: Link, elevation_deg: ArrayLike, slot_s: float) -> Fading:
     """Draw the fading of one pass.
 
     elevation_deg  (n,)  deg  of the satellite in each slot
@@ -344,15 +348,15 @@ def draw_fading(rng: np.random.Generator, link: Link, elevation_deg, slot_s: flo
     the power N_t N_r, and clutter loss (path_gain) takes it away.
     Source: spec sections 1.2 and 10.1, TR 38.811 6.6. Checked by tests/test_channel.py (fading statistics).
     """
-    elevation_deg = np.asarray(elevation_deg, dtype=float)
-    n, n_scatter = len(elevation_deg), link.n_paths - 1
+    elevations_deg = np.asarray(elevation_deg, dtype=float)
+    n, n_scatter = len(elevations_deg), link.n_paths - 1
     tables = link.tables
 
     leave_nlos = min(1.0, slot_s / link.nlos_dwell_s)
-    los = los_states(rng.random(n), los_probability(elevation_deg, tables), leave_nlos)
+    los = los_states(rng.random(n), los_probability(elevations_deg, tables), leave_nlos)
 
     shadow = autoregression(rng.standard_normal((n, 1)), np.exp(-slot_s / link.shadow_dwell_s))[:, 0]
-    shadow_db = shadow * shadow_sigma_db(elevation_deg, los, tables)
+    shadow_db = shadow * shadow_sigma_db(elevations_deg, los, tables)
 
     parts = autoregression(
         rng.standard_normal((n, 2 * n_scatter)), link.scatter_correlation ** (slot_s / CORRELATION_STEP_S)
@@ -603,7 +607,7 @@ class NominalLink:
         """Take the link's facts out of an agent's. Raises KeyError naming the first that is not there."""
         return cls(**{field.name: facts[field.name] for field in fields(cls)})
 
-    def matched_snr(self, slant_range_m, elevation_deg) -> np.ndarray:
+    def matched_snr(self, slant_range_m: ArrayLike, elevation_deg: ArrayLike) -> np.ndarray:
         """SNR with both beams exactly on the direct path, linear; shape of the arguments (m, deg).
 
         Clutter loss is taken at its expectation, p_LOS + (1 - p_LOS) 10^(-CL / 10).
@@ -618,7 +622,7 @@ class NominalLink:
         array_gain = np.prod(self.tx_antennas) * np.prod(self.rx_antennas)
         return self.tx_power_w / noise_w * array_gain * clutter * from_db(2.0 * self.element_gain_dbi - loss_db)
 
-    def group_snr(self, pointing: "Pointing", tx_beam_deg, rx_beam_deg) -> np.ndarray:
+    def group_snr(self, pointing: "Pointing", tx_beam_deg: ArrayLike, rx_beam_deg: ArrayLike) -> np.ndarray:
         """SNR of any group (the nominal channel is flat) with these beams.
 
         pointing     n slots             elevation, range and true angles, of twin.geometry.pointing
@@ -631,7 +635,7 @@ class NominalLink:
         rx_gain = beam_gain(rx_beam_deg, pointing.rx_beam_deg, _pair(self.rx_antennas))
         return self.matched_snr(pointing.slant_range_m, pointing.elevation_deg) * tx_gain * rx_gain
 
-    def group_rate_bps(self, snr) -> np.ndarray:
+    def group_rate_bps(self, snr: ArrayLike) -> np.ndarray:
         """Rate of one group, eq. (9) over its resource blocks; any shape, linear SNR to bit/s."""
         rb_per_group = int(self.n_rb) // int(self.n_groups)
         return rb_per_group * self.rb_bandwidth_hz * np.log2(1.0 + np.asarray(snr))

@@ -75,7 +75,7 @@ class Record:
         scenario_text: str = "",
         start_utc: datetime | None = None,
     ) -> "Record":
-        """Make the folder, which must not exist, and its decision columns; a slot's columns come with its first row.
+        """Make the folder, which must not exist, and its decision columns; the slots' come with `prepare` or their first row.
 
         Raises RecordError when the folder exists or cannot be written.
         """
@@ -148,18 +148,23 @@ class Record:
     def slot(self, slot: int, outcome: Outcome) -> None:
         """Write what a slot brought."""
         if not self.slots:
-            for name in outcome.reward:
-                self.slots[f"reward.{name}"] = self._column("slots", f"reward.{name}", (self.meta["slots"],), "float64")
-            for name, value in outcome.measures.items():
-                value = np.asarray(value)
-                self.slots[name] = self._column("slots", name, (self.meta["slots"], *value.shape), value.dtype.name)
-            self.slots["written"] = self._column("slots", "written", (self.meta["slots"],), "bool")
+            self.prepare(outcome)
         for name, reward in outcome.reward.items():
             self.slots[f"reward.{name}"][slot] = reward
         for name, value in outcome.measures.items():
             self.slots[name][slot] = value
         self.slots["written"][slot] = True
         self._take("outcome", "", slot, {**outcome.measures, **{f"reward.{k}": np.float64(v) for k, v in outcome.reward.items()}})
+
+    def prepare(self, outcome: Outcome) -> None:
+        """Make the columns of the slots, from an outcome that shows what there is; before a clock starts, if there is one."""
+        rows = self.meta["slots"]
+        for name in outcome.reward:
+            self.slots[f"reward.{name}"] = self._column("slots", f"reward.{name}", (rows,), "float64")
+        for name, value in outcome.measures.items():
+            value = np.asarray(value)
+            self.slots[name] = self._column("slots", name, (rows, *value.shape), value.dtype.name)
+        self.slots["written"] = self._column("slots", "written", (rows,), "bool")
 
     def event(self, kind: str, **what: Any) -> None:
         """Note an event, with the monotonic time it was noticed."""
@@ -184,8 +189,7 @@ class Record:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             except OSError as error:
                 raise RecordError(f"run folder {self.folder}: no room for {place}/{name}: {error}") from None
-        if np.issubdtype(column.dtype, np.floating):
-            column[...] = np.nan  # also touches every page, so that no slot pays for it
+        column[...] = np.nan if np.issubdtype(column.dtype, np.floating) else 0  # touches every page: no slot pays for it
         return column
 
     def _take(self, kind: str, agent: str, slot: int, arrays: Arrays) -> None:

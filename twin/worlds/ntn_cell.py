@@ -1,8 +1,8 @@
 """The earth-fixed cell: one terminal, the satellites that pass over it, and two seats on two time scales.
 
 The seat `leo` steers the transmit beam of whichever satellite serves and reserves groups of resource blocks, once per
-control cycle; the seat `ue` steers the terminal's beam and uses groups out of the reserved ones, in every slot. A run is
-a window of time without jumps: between passes nothing serves, and the seats are still asked.
+control cycle; the seat `ue` steers the terminal's beam and uses groups out of the reserved ones, in every slot. A run
+is a window of time without jumps: between passes nothing serves, and the seats are still asked.
 
 Who serves is a matter of geometry alone and is settled at construction. Channels and demand follow from the seed alone
 and are drawn at reset, so that nothing the seats do can move them and nothing heavy happens inside a slot.
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -38,10 +38,14 @@ CYCLE_SLOTS = 10  # control cycle of `leo` where the scenario gives none: spec s
 class Sky(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The scenario's table [sky]: which satellites there are, when, and from which elevation on they serve."""
 
-    tle: Annotated[str, Meta(description="element sets, TLE or 3LE, plain, .xz or .gz; a path beside the scenario file")]
+    tle: Annotated[
+        str, Meta(description="element sets, TLE or 3LE, plain, .xz or .gz; a path beside the scenario file")
+    ]
     start_utc: Annotated[datetime, Meta(tz=True, description="slot 0, date and time with its zone (Z)")]
     name: Annotated[str, Meta(description="only satellites whose name contains this; empty for all")] = ""
-    mask_deg: Annotated[float, Meta(ge=0, lt=90, description="elevation from which a satellite may serve, degrees")] = 30.0
+    mask_deg: Annotated[float, Meta(ge=0, lt=90, description="elevation from which a satellite may serve, degrees")] = (
+        30.0
+    )
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     demand: Demand = Demand()
     eta: Annotated[float, Meta(ge=0, description="weight of unmet demand in the ue's reward, eq. (23)")] = 1.0
     reward_buffer: (
-        Annotated[int, Meta(ge=1, description="the ue's reward is the mean of so many slots; 10 where paper_literal")] | None
+        Annotated[int, Meta(ge=1, description="the ue's reward is the mean of so many slots; 10 where paper_literal")]
+        | None
     ) = None
     paper_literal: Annotated[bool, Meta(description="the paper's scheme to the letter, which does not learn")] = False
 
@@ -86,6 +91,20 @@ class Service:
     middle_tx_deg: np.ndarray
 
 
+class Truth(NamedTuple):
+    """What holds in one slot and no seat is told.
+
+    service, row  who serves, and which row of its arrays (and of the fading's) this slot is
+    fading        of the whole pass
+    gain          ()  linear, path gain without the array gain
+    """
+
+    service: Service
+    row: int
+    fading: Fading
+    gain: float
+
+
 class NtnCell:
     """The world; see the module. Satisfies twin.types.World.
 
@@ -99,7 +118,13 @@ class NtnCell:
     """
 
     def __init__(
-        self, settings: Settings, *, slots: int, slot_s: float, folder: str | Path, agents: Mapping[str, Any] | None = None
+        self,
+        settings: Settings,
+        *,
+        slots: int,
+        slot_s: float,
+        folder: str | Path,
+        agents: Mapping[str, Any] | None = None,
     ):
         self.settings, self.slots, self.slot_s = settings, slots, slot_s
         self.link, self.site = settings.link, settings.site
@@ -114,30 +139,30 @@ class NtnCell:
             self._service_of[service.first : service.end] = i
         self.slot = 0
         facts = self._facts(delay)
-        observes = {"leo": self._leo_observes(), "ue": self._ue_observes()}
-        groups, beam = (self.link.n_groups,), {"low": 0.0, "high": 180.0}
-        acts = {
-            "leo": (Field("tx_beam_deg", (2,), **beam), Field("reserved_rb", groups, "bool")),
-            "ue": (Field("rx_beam_deg", (2,), **beam), Field("used_rb", groups, "bool")),
-        }
+        spaces = {"leo": (self._leo_observes(), "tx_beam_deg", "reserved_rb")}
+        spaces["ue"] = (self._ue_observes(), "rx_beam_deg", "used_rb")
         self.agents = tuple(
             Agent(
                 name=name,
-                observes=observes[name],
-                acts=acts[name],
+                observes=observes,
+                acts=(_beam(beam), Field(groups, (self.link.n_groups,), "bool")),
                 every=every[name],
                 order=order,
                 delay=delay[name],
                 window=window[name],
                 facts=facts | {"start_beam_deg": self._default_beam_deg(name)},
             )
-            for order, name in enumerate(("leo", "ue"))
+            for order, (name, (observes, beam, groups)) in enumerate(spaces.items())
         )
         self._agent = {agent.name: agent for agent in self.agents}
         self.reset(0)
+        if self.services:  # a first call compiles the slot's kernel, or loads it: not when a clock is running
+            self.slot = self.services[0].first
+            self.group_rates(BORESIGHT_DEG, BORESIGHT_DEG)
+            self.slot = 0
 
     def reset(self, seed: int) -> None:
-        """Begin at slot 0. Each pass has a generator of its own, so its channel does not depend on the window's length."""
+        """Begin at slot 0. Each pass has a generator of its own: its channel does not depend on the window's length."""
         demand = self.settings.demand
         units = np.random.default_rng([seed, 2]).poisson(demand.mean_units, self.slots + 1)
         self._demand_bps = units * demand.unit_bit / self.slot_s
@@ -177,7 +202,7 @@ class NtnCell:
             coefficients_m, span_s = self.sky.segment(ahead.index, (self.slot + delay) * self.slot_s)
             predicted_deg = (ahead.middle_tx_deg if agent == "leo" else ahead.now.rx_beam_deg)[row]
         seen = {
-            "satellite": np.array(now.number if now else 0),
+            "satellite": np.array(now.number if now else 0, dtype=np.int64),
             "serving": np.array(now is not None),
             "new_pass": np.array(now is not None and self.slot - now.first < every),
             "ephemeris_m": np.array(coefficients_m),
@@ -204,6 +229,15 @@ class NtnCell:
         self._beam_deg[agent] = np.array(action[beam], dtype=float)
         self._groups[agent] = np.array(action[groups], dtype=bool)
 
+    def truth(self) -> Truth | None:
+        """What holds in this slot, for ceilings and tests, never for seats; None where nothing serves."""
+        service = self._serving(self.slot)
+        if service is None:
+            return None
+        row = self.slot - service.first
+        fading, gain = self._channels[self._service_of[self.slot]]
+        return Truth(service, row, fading, gain[row])
+
     def group_rates(self, tx_beam_deg, rx_beam_deg) -> np.ndarray:
         """Rate of every group in this slot with the true channel, without playing it: for ceilings, never for seats.
 
@@ -211,40 +245,35 @@ class NtnCell:
 
         Returns (n_groups,) bit/s; zeros where nothing serves.
         """
-        service = self._serving(self.slot)
-        if service is None:
-            return np.zeros(self.link.n_groups)
-        everything = np.ones(self.link.n_groups, bool)
-        return self._play(service, np.asarray(tx_beam_deg, float), np.asarray(rx_beam_deg, float), everything)[1]
+        return self._play(self.truth(), tx_beam_deg, rx_beam_deg, np.ones(self.link.n_groups, bool))[1]
 
     def step(self) -> Outcome:
         """Play one slot: the link with the beams in force, the groups that are used and reserved, eq. (20) and (23)."""
-        service, slot_s = self._serving(self.slot), self.slot_s
+        truth, slot_s = self.truth(), self.slot_s
         tx_deg, rx_deg = self._beam_deg["leo"], self._beam_deg["ue"]
         reserved = self._groups["leo"]
         used = self._groups["ue"] & reserved
         n_used = int(used.sum())
         demand_bps = float(self._demand_bps[self.slot])
-        snr, rate_bps, strength = self._nothing() if service is None else self._play(service, tx_deg, rx_deg, used)
+        snr, rate_bps, strength = self._play(truth, tx_deg, rx_deg, used)
         snr_db = np.maximum(to_db(snr), SNR_FLOOR_DB)
         total_bps = float(rate_bps @ used)
-        mean_bps = total_bps / n_used if n_used else 0.0  # an empty set earns nothing: (20) and (23) would divide by zero
+        mean_bps = total_bps / n_used if n_used else 0.0  # an empty set earns nothing: (20) and (23) divide by its size
         mean_snr = float(snr @ used) / n_used if n_used else 0.0
 
         leo = ue = 0.0
-        if service is None:
+        if truth is None:
             self._recent_rewards.clear()
         else:
-            leo = (total_bps >= demand_bps) * mean_bps * slot_s / MEGA / self.cycle_slots
-            self._recent_rewards.append(
-                (mean_bps + self.settings.eta * min(total_bps - demand_bps, 0.0)) * slot_s / MEGA
-            )
+            met, missing_bps = total_bps >= demand_bps, min(total_bps - demand_bps, 0.0)
+            leo = met * mean_bps * slot_s / MEGA / self.cycle_slots
+            self._recent_rewards.append((mean_bps + self.settings.eta * missing_bps) * slot_s / MEGA)
             ue = math.fsum(self._recent_rewards) / len(self._recent_rewards)
 
         self._used_snr_db = np.where(used, snr_db, SNR_FLOOR_DB)
         self._strength = strength
         self._cycle_snr_db[self.slot % self.cycle_slots] = max(float(to_db(mean_snr)), SNR_FLOOR_DB)
-        measures = self._sky_measures(service, tx_deg, rx_deg) | {
+        measures = _sky_measures(truth, tx_deg, rx_deg) | {
             "snr_db": snr_db,
             "rate_bps": np.array(total_bps),
             "served_bps": np.array(min(total_bps, demand_bps)),
@@ -259,31 +288,14 @@ class NtnCell:
         i = self._service_of[slot]
         return self.services[i] if i >= 0 else None
 
-    def _nothing(self):
-        return np.zeros(self.link.n_groups), np.zeros(self.link.n_groups), np.zeros(math.prod(self.link.rx_antennas))
-
-    def _sky_measures(self, service: Service | None, tx_deg: np.ndarray, rx_deg: np.ndarray) -> dict[str, np.ndarray]:
-        number, elevation_deg, los, tx_error_deg, rx_error_deg = 0, 0.0, False, 0.0, 0.0
-        if service is not None:
-            row = self.slot - service.first
-            number, elevation_deg = service.number, service.now.elevation_deg[row]
-            los = self._channels[self._service_of[self.slot]][0].los[row]
-            tx_error_deg = _between_deg(tx_deg, service.now.tx_beam_deg[row])
-            rx_error_deg = _between_deg(rx_deg, service.now.rx_beam_deg[row])
-        return {
-            "satellite": np.array(number),
-            "elevation_deg": np.array(elevation_deg),
-            "los": np.array(los),
-            "tx_error_deg": np.array(tx_error_deg),
-            "rx_error_deg": np.array(rx_error_deg),
-        }
-
-    def _play(self, service: Service, tx_beam_deg: np.ndarray, rx_beam_deg: np.ndarray, used: np.ndarray):
-        """SNR (n_groups,), rate (n_groups,) bit/s and antenna strength (n_rx,) of this slot with the true channel."""
-        row = self.slot - service.first
-        fading, gain = self._channels[self._service_of[self.slot]]
-        directions_deg = service.now.tx_beam_deg[row], service.now.rx_beam_deg[row]
-        return slot_link(self.link, fading, row, gain[row], tx_beam_deg, rx_beam_deg, *directions_deg, used)
+    def _play(self, truth: Truth | None, tx_beam_deg, rx_beam_deg, used: np.ndarray):
+        """SNR (n_groups,), rate (n_groups,) bit/s and antenna strength (n_rx,); zeros where nothing serves."""
+        if truth is None:
+            n_groups, n_rx = self.link.n_groups, math.prod(self.link.rx_antennas)
+            return np.zeros(n_groups), np.zeros(n_groups), np.zeros(n_rx)
+        now, row = truth.service.now, truth.row
+        directions_deg = now.tx_beam_deg[row], now.rx_beam_deg[row]
+        return slot_link(self.link, truth.fading, row, truth.gain, tx_beam_deg, rx_beam_deg, *directions_deg, used)
 
     def _channel(self, service: Service, seed: int) -> tuple[Fading, np.ndarray]:
         rng = np.random.default_rng([seed, 1, service.first])
@@ -352,14 +364,14 @@ class NtnCell:
             Field("new_pass", (), "bool"),
             Field("ephemeris_m", (3, 8)),
             Field("ephemeris_s", (2,)),
-            Field("predicted_beam_deg", (2,), low=0.0, high=180.0),
+            _beam("predicted_beam_deg"),
             Field("reserved_rb", (self.link.n_groups,), "bool"),
         )
 
     def _leo_observes(self) -> tuple[Field, ...]:
         return self._seat_observes() + (
             Field("position_m", (3,)),
-            Field("tx_beam_deg", (2,), low=0.0, high=180.0),
+            _beam("tx_beam_deg"),
             Field("slot_snr_db", (self.cycle_slots,), low=SNR_FLOOR_DB),
         )
 
@@ -368,7 +380,7 @@ class NtnCell:
             Field("snr_db", (self.link.n_groups,), low=SNR_FLOOR_DB),
             Field("antenna_strength", (math.prod(self.link.rx_antennas),), low=0.0),
             Field("demand_bps", (), low=0.0),
-            Field("rx_beam_deg", (2,), low=0.0, high=180.0),
+            _beam("rx_beam_deg"),
         )
 
 
@@ -390,6 +402,26 @@ def turns(above: list[Pass], cycle_s: float, n_cycles: int) -> list[tuple[Pass, 
         else:
             cycle = min((first for _, first, end in cycles if cycle < first < end), default=n_cycles)
     return chosen
+
+
+def _sky_measures(truth: Truth | None, tx_beam_deg: np.ndarray, rx_beam_deg: np.ndarray) -> dict[str, np.ndarray]:
+    number, elevation_deg, los, tx_error_deg, rx_error_deg = 0, 0.0, False, 0.0, 0.0
+    if truth is not None:
+        now, row = truth.service.now, truth.row
+        number, elevation_deg, los = truth.service.number, now.elevation_deg[row], truth.fading.los[row]
+        tx_error_deg = _between_deg(tx_beam_deg, now.tx_beam_deg[row])
+        rx_error_deg = _between_deg(rx_beam_deg, now.rx_beam_deg[row])
+    return {
+        "satellite": np.array(number, dtype=np.int64),
+        "elevation_deg": np.array(elevation_deg),
+        "los": np.array(los),
+        "tx_error_deg": np.array(tx_error_deg),
+        "rx_error_deg": np.array(rx_error_deg),
+    }
+
+
+def _beam(name: str) -> Field:
+    return Field(name, (2,), low=0.0, high=180.0)
 
 
 def _timing(agents: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int], dict[str, float | None]]:
@@ -420,5 +452,7 @@ def _place(site: Site) -> dict[str, float]:
 def _between_deg(a_deg: np.ndarray, b_deg: np.ndarray) -> float:
     """Angle between two beams; by half the chord, which stays exact where the cosine of a small angle does not."""
     (theta_a, phi_a), (theta_b, phi_b) = np.radians(a_deg).tolist(), np.radians(b_deg).tolist()
-    half = math.sin((phi_a - phi_b) / 2) ** 2 + math.sin(phi_a) * math.sin(phi_b) * math.sin((theta_a - theta_b) / 2) ** 2
+    half = (
+        math.sin((phi_a - phi_b) / 2) ** 2 + math.sin(phi_a) * math.sin(phi_b) * math.sin((theta_a - theta_b) / 2) ** 2
+    )
     return math.degrees(2 * math.asin(math.sqrt(min(half, 1.0))))
