@@ -43,14 +43,13 @@ class Mlp:
 
     def __call__(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Outputs (n_rows, n_out) for parameters (n_parameters,) and inputs (n_rows, n_in)."""
-        at, n_layers = 0, len(self.sizes) - 1
-        for layer, (n_in, n_out) in enumerate(zip(self.sizes, self.sizes[1:])):
-            weight = theta[at : at + n_in * n_out].view(n_in, n_out)
-            bias = theta[at + n_in * n_out : at + (n_in + 1) * n_out]
-            x = torch.addmm(bias, x, weight)
-            if layer < n_layers - 1 or self.relu_outputs:
+        pairs = list(zip(self.sizes, self.sizes[1:]))
+        # One split, not slices: the gradient of each slice would be a whole vector of zeros to add up.
+        parts = theta.split([size for n_in, n_out in pairs for size in (n_in * n_out, n_out)])
+        for layer, (weight, bias) in enumerate(zip(parts[::2], parts[1::2])):
+            x = torch.addmm(bias, x, weight.view(pairs[layer]))
+            if layer < len(pairs) - 1 or self.relu_outputs:
                 x = torch.relu(x)
-            at += (n_in + 1) * n_out
         return x
 
 

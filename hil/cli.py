@@ -89,13 +89,13 @@ def _passes(loaded: Any, hours: float | None, mask_deg: float | None) -> dict[st
 
     from twin.geometry import passes as passes_of
     from twin.orbit import ephemeris
-    from twin.tle import read_tle, select
+    from twin.tle import read_tle
 
     sky, site = loaded.settings.sky, loaded.settings.site
     seconds = loaded.slots * loaded.slot_s if hours is None else hours * 3600.0
     margin_s = 1800.0  # a low-orbit pass is shorter, so whoever touches the window has its whole pass inside
     start = sky.start_utc - timedelta(seconds=margin_s)
-    satellites = select(read_tle(Path(loaded.folder) / sky.tle), sky.name)
+    satellites = read_tle(Path(loaded.folder) / sky.tle, name=sky.name)
     cache = ephemeris(satellites, start, seconds + 2 * margin_s)
     mask = sky.mask_deg if mask_deg is None else mask_deg
     all_ = passes_of(cache, latitude_deg=site.latitude_deg, longitude_deg=site.longitude_deg, altitude_m=site.altitude_m, mask_deg=mask)
@@ -313,7 +313,7 @@ class Progress:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whoever builds the world says it
-            return {s.number: s.name for s in read_tle(Path(self.scenario.folder) / sky.tle)}
+            return {s.number: s.name for s in read_tle(Path(self.scenario.folder) / sky.tle, name=sky.name)}
 
 
 def _show(record: Any, as_json: bool) -> None:

@@ -211,3 +211,14 @@ def test_the_snapshot_has_exactly_one_broken_set():
 )
 def test_no_good_set_of_other_lists_is_refused(file, count):
     assert len(read_tle(SHARED / file, broken="refuse")) == count
+
+
+def test_only_the_named_are_read_and_the_faults_of_others_are_not_reported():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        named = read_tle(SNAPSHOT, name="starlink")
+    assert len(named) == 274
+    with pytest.warns(TleWarning, match="ONEWEB-0094"):
+        read_tle(SNAPSHOT, name="ONEWEB")
+    with pytest.raises(TleError, match="no usable element set of a satellite whose name contains 'GALILEO'"):
+        read_tle(SNAPSHOT, name="GALILEO")

@@ -112,9 +112,9 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def facts(self) -> dict[str, np.ndarray]:
         """What a controller in any language needs for the nominal link: arrays; see NominalLink for their meaning."""
-        zenith_gas_db, scintillation_db, fixed_db = 0.0, np.zeros_like(REFERENCE_ELEVATION_DEG), self.atmosphere_db
+        fixed_db, zenith_gas_db, scintillation_db = self.atmosphere_db, 0.0, np.zeros_like(REFERENCE_ELEVATION_DEG)
         if self.atmosphere == "3gpp":
-            zenith_gas_db, fixed_db = _zenith_gas_db(self.carrier_hz), 0.0
+            fixed_db, zenith_gas_db = 0.0, _zenith_gas_db(self.carrier_hz)
             scintillation_db = scintillation_loss_db(REFERENCE_ELEVATION_DEG, self.carrier_hz)
         tables = self.tables
         facts: dict[str, Any] = {
@@ -128,9 +128,9 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "element_gain_dbi": self.element_gain_dbi,
             "noise_temperature_k": self.noise_temperature_k,
             "atmosphere_db": fixed_db,
-            "zenith_gas_db": zenith_gas_db,
+            "zenith_gas_loss_db": zenith_gas_db,
             "table_elevation_deg": tables.elevation_deg,
-            "scintillation_db": scintillation_db,
+            "scintillation_loss_db": scintillation_db,
             "los_probability": tables.los_probability,
             "clutter_loss_db": tables.clutter_loss_db,
         }
@@ -190,26 +190,31 @@ def scintillation_loss_db(elevation_deg: ArrayLike, carrier_hz: float) -> np.nda
     Checked by tests/test_channel.py.
     """
     if carrier_hz >= KA_BAND_FROM_HZ:
-        return np.interp(elevation_deg, REFERENCE_ELEVATION_DEG, TROPOSPHERIC_SCINTILLATION_DB)
+        return _read(elevation_deg, REFERENCE_ELEVATION_DEG, TROPOSPHERIC_SCINTILLATION_DB)
     fluctuation_db = IONOSPHERIC_FLUCTUATION_4GHZ_DB * (carrier_hz / (4.0 * GIGA)) ** -1.5
     return np.full(np.shape(elevation_deg), fluctuation_db / np.sqrt(2.0))
 
 
+def _read(elevation_deg: ArrayLike, table_elevation_deg: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """A table at each elevation: linear between its rows, so that nothing jumps during a pass; clamped outside."""
+    return np.interp(np.asarray(elevation_deg, dtype=float), table_elevation_deg, table)
+
+
 def los_probability(elevation_deg: ArrayLike, tables: Environment) -> np.ndarray:
-    """Probability of line of sight at each elevation; linear between the reference elevations, clamped outside."""
-    return np.interp(elevation_deg, tables.elevation_deg, tables.los_probability)
+    """Probability of line of sight at each elevation, 0 to 1."""
+    return _read(elevation_deg, tables.elevation_deg, tables.los_probability)
 
 
 def shadow_sigma_db(elevation_deg: ArrayLike, los: ArrayLike, tables: Environment) -> np.ndarray:
     """Standard deviation of the shadow fading, dB, at each elevation with (`los` true) or without line of sight."""
-    with_los = np.interp(elevation_deg, tables.elevation_deg, tables.los_sigma_db)
-    without = np.interp(elevation_deg, tables.elevation_deg, tables.nlos_sigma_db)
+    with_los = _read(elevation_deg, tables.elevation_deg, tables.los_sigma_db)
+    without = _read(elevation_deg, tables.elevation_deg, tables.nlos_sigma_db)
     return np.where(los, with_los, without)
 
 
 def clutter_loss_db(elevation_deg: ArrayLike, los: ArrayLike, tables: Environment) -> np.ndarray:
     """Clutter loss, dB, at each elevation: 0 with line of sight (`los` true)."""
-    return np.where(los, 0.0, np.interp(elevation_deg, tables.elevation_deg, tables.clutter_loss_db))
+    return np.where(los, 0.0, _read(elevation_deg, tables.elevation_deg, tables.clutter_loss_db))
 
 
 def path_gain(
@@ -581,9 +586,9 @@ class NominalLink:
     n_rb, n_groups                                                 ()    resource blocks and their equal groups
     tx_antennas, rx_antennas                                       (2,)  along x and y
     element_gain_dbi                                               ()    dBi, each side
-    atmosphere_db, zenith_gas_db                                   ()    dB: constant, and scaled by 1/sin(elevation)
+    atmosphere_db, zenith_gas_loss_db                              ()    dB: constant, and scaled by 1/sin(elevation)
     table_elevation_deg                                            (9,)  deg, of the three tables
-    scintillation_db, los_probability, clutter_loss_db             (9,)  dB, 0 to 1, dB
+    scintillation_loss_db, los_probability, clutter_loss_db        (9,)  dB, 0 to 1, dB
     """
 
     carrier_hz: np.ndarray
@@ -596,9 +601,9 @@ class NominalLink:
     element_gain_dbi: np.ndarray
     noise_temperature_k: np.ndarray
     atmosphere_db: np.ndarray
-    zenith_gas_db: np.ndarray
+    zenith_gas_loss_db: np.ndarray
     table_elevation_deg: np.ndarray
-    scintillation_db: np.ndarray
+    scintillation_loss_db: np.ndarray
     los_probability: np.ndarray
     clutter_loss_db: np.ndarray
 
@@ -613,10 +618,10 @@ class NominalLink:
         Clutter loss is taken at its expectation, p_LOS + (1 - p_LOS) 10^(-CL / 10).
         """
         loss_db = free_space_loss_db(slant_range_m, float(self.carrier_hz)) + self.atmosphere_db
-        loss_db = loss_db + _slant_gas_db(elevation_deg, float(self.zenith_gas_db))
-        loss_db = loss_db + np.interp(elevation_deg, self.table_elevation_deg, self.scintillation_db)
-        p_los = np.interp(elevation_deg, self.table_elevation_deg, self.los_probability)
-        clutter_db = np.interp(elevation_deg, self.table_elevation_deg, self.clutter_loss_db)
+        loss_db = loss_db + _slant_gas_db(elevation_deg, float(self.zenith_gas_loss_db))
+        loss_db = loss_db + _read(elevation_deg, self.table_elevation_deg, self.scintillation_loss_db)
+        p_los = _read(elevation_deg, self.table_elevation_deg, self.los_probability)
+        clutter_db = _read(elevation_deg, self.table_elevation_deg, self.clutter_loss_db)
         clutter = p_los + (1.0 - p_los) * from_db(-clutter_db)
         noise_w = BOLTZMANN_J_K * self.noise_temperature_k * self.rb_bandwidth_hz
         array_gain = np.prod(self.tx_antennas) * np.prod(self.rx_antennas)

@@ -199,8 +199,8 @@ def drive(
 
     def settle(a: Agent, slot: int, now: int) -> float:
         """Put the answer to observation `slot` in force; the longest rest of a slot that a signal of it still flies."""
-        answer, holds, rest_s = seats[a.name].take(slot), in_force[a.name], 0.0
         note_late(a)
+        answer, holds, rest_s = seats[a.name].take(slot), in_force[a.name], 0.0
         policy = (on_miss or {}).get(a.name, "hold")
         if answer.action is not None:
             holds.action, holds.source, holds.since = _copy(answer.action.values), "agent", now

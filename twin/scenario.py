@@ -247,13 +247,14 @@ def _convert(kind: type, keys: dict[str, Any], name: str, prefix: str) -> Any:
         return msgspec.convert(keys, kind)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
-        dotted = ".".join(part for part in (prefix, path.rstrip("`").lstrip(".")) if part)
-        value: Any = {prefix: keys} if prefix else keys
-        for part in dotted.replace("[", ".").replace("]", "").split("."):
+        path = path.rstrip("`").lstrip(".")
+        dotted = ".".join(part for part in (prefix, path) if part)
+        value: Any = keys
+        for part in path.split("."):
             value = value.get(part, "nothing") if isinstance(value, dict) else value
         if "unknown field" in what:
             key = what.split("`")[1]
-            fields = _fields_at(kind, path.rstrip("`").lstrip("."))
+            fields = _fields_at(kind, path)
             raise ScenarioError(f"scenario {name}: {'.'.join(p for p in (dotted, key) if p)} is not a key; {_known(key, fields)}") from None
         raise ScenarioError(f"scenario {name}: {dotted + ': ' if dotted else ''}{what[0].lower() + what[1:]}, got {value!r}") from None
 
@@ -265,7 +266,7 @@ def _fields_at(kind: Any, path: str) -> list[str]:
 
 
 def _known(key: str, known: Any) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
     listed = f"there are {', '.join(sorted(known))}" if known else "there are none"
     return f"did you mean {close[0]}? {listed}" if close else listed
 

@@ -82,11 +82,12 @@ _COLUMNS = {  # by line; columns counted from 1, as CelesTrak's "NORAD Two-Line 
 }
 
 
-def read_tle(path: str | Path, broken: Broken = "skip") -> list[Satellite]:
+def read_tle(path: str | Path, broken: Broken = "skip", name: str = "") -> list[Satellite]:
     """The satellites of a TLE or 3LE file, in its order.
 
     path    plain text, .xz or .gz
     broken  "skip" leaves broken sets out and names them in one TleWarning; "refuse" raises on the first
+    name    only those whose name contains this, in either case; the others are not even checked
 
     Raises TleError when the file is missing, unreadable or empty, or holds no usable set. Checked by tests/test_tle.py.
     """
@@ -101,12 +102,12 @@ def read_tle(path: str | Path, broken: Broken = "skip") -> list[Satellite]:
         raise TleError(f"there is no TLE file {path}") from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise TleError(f"TLE file {path} cannot be read: {error}") from error
-    return _parse(data.decode("utf-8-sig", errors="replace"), str(path), broken)
+    return _parse(data.decode("utf-8-sig", errors="replace"), str(path), broken, name)
 
 
 def parse_tle(text: str, source: str = "text", broken: Broken = "skip") -> list[Satellite]:
     """The satellites of a TLE or 3LE text; `source` is what messages call it. Otherwise as `read_tle`."""
-    return _parse(text, source, broken)
+    return _parse(text, source, broken, "")
 
 
 def select(satellites: Iterable[Satellite], name: str) -> list[Satellite]:
@@ -114,14 +115,14 @@ def select(satellites: Iterable[Satellite], name: str) -> list[Satellite]:
     return [satellite for satellite in satellites if name.casefold() in satellite.name.casefold()]
 
 
-def _parse(text: str, source: str, broken: Broken) -> list[Satellite]:
+def _parse(text: str, source: str, broken: Broken, wanted: str) -> list[Satellite]:
     if broken not in ("skip", "refuse"):
         raise ValueError(f"broken must be 'skip' or 'refuse', got {broken!r}")
     if not text.strip():
         raise TleError(f"{source} is empty: no element set in it")
     satellites: list[Satellite] = []
     faults: list[str] = []
-    for line_number, found in _each_set(text):
+    for line_number, found in _each_set(text, wanted.casefold()):
         if isinstance(found, Satellite):
             satellites.append(found)
             continue
@@ -129,16 +130,17 @@ def _parse(text: str, source: str, broken: Broken) -> list[Satellite]:
             raise TleError(f"{source}, line {line_number}: {found}")
         faults.append(f"line {line_number}: {found}")
     if not satellites:
-        raise TleError(f"{source} holds no usable element set" + (f"; {faults[0]}" if faults else ""))
+        of = f" of a satellite whose name contains {wanted!r}" if wanted else ""
+        raise TleError(f"{source} holds no usable element set{of}" + (f"; {faults[0]}" if faults else ""))
     if faults:
         more = [f"and {len(faults) - REPORTED} more"] if len(faults) > REPORTED else []
         report = "\n  ".join([f"{source}: left out {len(faults)} broken element set(s)", *faults[:REPORTED], *more])
         warnings.warn(report, TleWarning, stacklevel=3)
-    return satellites
+    return select(satellites, wanted)
 
 
-def _each_set(text: str) -> Iterator[tuple[int, Satellite | str]]:
-    """The line number and either the satellite or what is wrong with it, for each set in the text."""
+def _each_set(text: str, wanted: str) -> Iterator[tuple[int, Satellite | str]]:
+    """The line number and either the satellite or what is wrong with it, for each set whose name is wanted, or has none."""
     numbered = ((number, line.rstrip()) for number, line in enumerate(text.splitlines(), start=1))
     lines = [(number, line) for number, line in numbered if line and not line.startswith("#")]
     name, name_at = "", 0
@@ -147,9 +149,13 @@ def _each_set(text: str) -> Iterator[tuple[int, Satellite | str]]:
         at, line = lines[k]
         k += 1
         if _kind(line) == 0:
-            if name:
+            if name and wanted in name.casefold():
                 yield name_at, f"{_shown(name)!r} has no TLE line 1 after its name"
             name, name_at = line.removeprefix("0 ").strip(), at
+            continue
+        if name and wanted not in name.casefold():
+            if _kind(line) == 2 or k == len(lines) or _kind(lines[k][1]) != 2:
+                name = ""  # its last line, or the only one it has
             continue
         if _kind(line) == 2:
             yield at, f"TLE line 2{_of(name)} has no line 1 before it: {_shown(line)}"
@@ -164,7 +170,7 @@ def _each_set(text: str) -> Iterator[tuple[int, Satellite | str]]:
             else:
                 yield at_2, _fault(2, line_2, name) or _satellite(name, line, line_2)
         name = ""
-    if name:
+    if name and wanted in name.casefold():
         yield name_at, f"{_shown(name)!r} has no TLE line 1 after its name"
 
 

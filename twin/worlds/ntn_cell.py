@@ -25,7 +25,7 @@ from twin.channel import Fading, Link, draw_fading, path_gain, slot_link
 from twin.errors import ScenarioError
 from twin.geometry import Pass, Pointing, Site, passes, pointing
 from twin.orbit import Ephemeris, ephemeris
-from twin.tle import read_tle, select
+from twin.tle import read_tle
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.units import MEGA, SPEED_OF_LIGHT_M_S, to_db
 
@@ -438,10 +438,7 @@ def _timing(agents: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int], 
 
 
 def _ephemeris(sky: Sky, folder: Path, seconds: float) -> Ephemeris:
-    path = folder / sky.tle
-    satellites = select(read_tle(path), sky.name)
-    if not satellites:
-        raise ScenarioError(f"sky.name = {sky.name!r}: no satellite in {path.name} has that in its name")
+    satellites = read_tle(folder / sky.tle, name=sky.name)
     return ephemeris(satellites, start=sky.start_utc, seconds=seconds)
 
 
