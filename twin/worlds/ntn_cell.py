@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import Meta
 
 from twin.channel import Fading, Link, draw_fading, path_gain, slot_link
-from twin.errors import ScenarioError
+from twin.errors import ScenarioError, TleError
 from twin.geometry import Pass, Pointing, Site, passes, pointing
 from twin.orbit import Ephemeris, ephemeris
 from twin.tle import read_tle
@@ -438,7 +438,10 @@ def _timing(agents: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int], 
 
 
 def _ephemeris(sky: Sky, folder: Path, seconds: float) -> Ephemeris:
-    satellites = read_tle(folder / sky.tle, name=sky.name)
+    try:
+        satellites = read_tle(folder / sky.tle, name=sky.name)
+    except TleError as error:
+        raise ScenarioError(f"sky.tle = {sky.tle!r}, sky.name = {sky.name!r}: {error}") from None
     return ephemeris(satellites, start=sky.start_utc, seconds=seconds)
 
 
