@@ -124,15 +124,17 @@ class Critic:
         """V(s), (n_rows,)."""
         return self.net(self.theta, states)[:, 0]
 
-    def fitted(self, states: torch.Tensor, targets: torch.Tensor, n_steps: int, rate: float) -> "Critic":
-        """After `n_steps` Adam steps on the mean of (V(s) - G)^2, equation (30) as the specification corrects it.
+    def fitted(
+        self, states: torch.Tensor, targets: torch.Tensor, n_steps: int, rate: float, weight: torch.Tensor | float = 1.0
+    ) -> "Critic":
+        """After `n_steps` Adam steps on the mean of weight (V(s) - G)^2, (30) as the specification corrects it.
 
-        states (n_rows, n_in), targets (n_rows,). A step that is not finite is not taken.
+        states (n_rows, n_in), targets (n_rows,), weight (n_rows,). A step that is not finite is not taken.
         """
         theta, adam = self.theta, self.adam
         for _ in range(n_steps):
             leaf = theta.detach().requires_grad_()
-            loss = (self.net(leaf, states)[:, 0] - targets).square().mean()
+            loss = (weight * (self.net(leaf, states)[:, 0] - targets).square()).mean()
             (gradient,) = torch.autograd.grad(loss, leaf)
             if not torch.isfinite(gradient).all():
                 break
@@ -241,7 +243,8 @@ def discounted_returns(reward, next_value, ends, terminal, gamma):
     return result
 
 
-def standardised(x: torch.Tensor) -> torch.Tensor:
-    """x less its mean over its standard deviation; all zeros where x does not vary."""
-    centred = x - x.mean()
-    return centred / (centred.square().mean().sqrt() + 1e-6)
+def standardised(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x less its weighted mean, over its weighted standard deviation; all zeros where x does not vary."""
+    total = weight.sum()
+    centred = x - (weight * x).sum() / total
+    return centred / (((weight * centred.square()).sum() / total).sqrt() + 1e-6)

@@ -7,7 +7,7 @@ facts say `paper_literal` is played by the letter.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ LITERAL_GAMMA = 0.95  # specification, section 5; the repaired scheme learns on 
 CG_ITERATIONS = 10  # Schulman et al. 2015, appendix C
 DAMPING = 0.1  # added to the Fisher matrix: keeps directions without information from taking the whole step
 FISHER_SHARE = 4  # the Fisher matrix from every 4th row, which is cheap (the same, appendix C); the KL limit from all
+MAX_RATIO = 10.0
 BACKTRACKS, BACKTRACK = 10, 0.8  # line search: at most so many trials, each so much shorter
 VALUE_STEPS = 10  # Adam steps of each critic per update
 HIGHEST_ANGLE_DEG = 180.0  # (13)
@@ -148,8 +149,13 @@ def log_policy(actor: Actor, theta: torch.Tensor, batch: Batch) -> tuple[torch.T
 
 def surrogate(log_beam: torch.Tensor, log_set: torch.Tensor, batch: Batch) -> torch.Tensor:
     """(29): the mean of pi(a|s) / pi'(a|s) times the summed advantage."""
+    return (action_ratio(log_beam, log_set, batch) * batch.advantage).mean()
+
+
+def action_ratio(log_beam: torch.Tensor, log_set: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """pi(a|s) / pi'(a|s) of each row, (n_rows,)."""
     log_prob = log_beam.gather(1, batch.beam[:, None])[:, 0] + log_set.gather(1, batch.chosen[:, None])[:, 0]
-    return (torch.exp(log_prob - batch.log_prob) * batch.advantage).mean()
+    return torch.exp(log_prob - batch.log_prob)
 
 
 def mean_kl(old: tuple[torch.Tensor, torch.Tensor], new: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -207,9 +213,16 @@ def trust_region_step(actor: Actor, theta: torch.Tensor, batch: Batch, kl_limit:
     return theta, Step(0.0, 0.0, BACKTRACKS, False)
 
 
-def summed_advantage(a_low: torch.Tensor, a_high: torch.Tensor) -> torch.Tensor:
+def summed_advantage(a_low: torch.Tensor, a_high: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """A_L + A_H of (29), each standardised over the batch first: otherwise the tier with the larger rewards wins."""
-    return standardised(a_low) + standardised(a_high)
+    return standardised(a_low, weight) + standardised(a_high, weight)
+
+
+def importance(actor: Actor, theta: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Weights (n_rows,) of mean 1: how much likelier the policy now takes each action than the one that took it."""
+    with torch.no_grad():
+        ratio = action_ratio(*log_policy(actor, theta, batch), batch).clamp(max=MAX_RATIO)
+    return ratio / ratio.mean()
 
 
 @dataclass(frozen=True)
@@ -264,10 +277,13 @@ def improve(
         chosen=to_tensor(slots["chosen"][rows]),
         allowed=to_tensor(slots["allowed"][rows]),
         log_prob=to_tensor(slots["log_prob"][rows]),
-        advantage=summed_advantage(to_tensor(a_low[rows]), to_tensor(a_high[rows])),
+        advantage=torch.zeros(len(rows)),
     )
+    weight = importance(actor, theta, batch)
+    advantage = summed_advantage(to_tensor(a_low[rows]), to_tensor(a_high[rows]), weight)
+    batch = replace(batch, advantage=advantage)
     theta, step = trust_region_step(actor, theta, batch, kl_limit)
-    low = low.fitted(batch.states, to_tensor(returns[rows]), VALUE_STEPS, learning_rate)
+    low = low.fitted(batch.states, to_tensor(returns[rows]), VALUE_STEPS, learning_rate, weight)
     return Learned(theta, low, high, step)
 
 

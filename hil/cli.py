@@ -27,8 +27,13 @@ err = Console(stderr=True, highlight=False)
 
 INTERRUPTED = 130
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, nothing else")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="replace a key of the scenario, e.g. link.n_paths=6; repeatable")]
-ScenarioName = Annotated[str, typer.Argument(metavar="SCENARIO", help="one that ships (`ntn-twin list`), or a .toml file")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="replace a key of the scenario, e.g. link.n_paths=6; repeatable"),
+]
+ScenarioName = Annotated[
+    str, typer.Argument(metavar="SCENARIO", help="one that ships (`ntn-twin list`), or a .toml file")
+]
 
 
 @app.command("list")
@@ -52,7 +57,9 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def passes(
     scenario: ScenarioName = "quickstart",
-    hours: Annotated[float | None, typer.Option(help="length of the window from the scenario's start; default: the run's own length")] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="length of the window from the scenario's start; default: the run's own length")
+    ] = None,
     mask_deg: Annotated[float | None, typer.Option(help="elevation mask, degrees; default: the scenario's")] = None,
     set_: Set = None,
     as_json: Json = False,
@@ -98,7 +105,13 @@ def _passes(loaded: Any, hours: float | None, mask_deg: float | None) -> dict[st
     satellites = read_tle(Path(loaded.folder) / sky.tle, name=sky.name)
     cache = ephemeris(satellites, start, seconds + 2 * margin_s)
     mask = sky.mask_deg if mask_deg is None else mask_deg
-    all_ = passes_of(cache, latitude_deg=site.latitude_deg, longitude_deg=site.longitude_deg, altitude_m=site.altitude_m, mask_deg=mask)
+    all_ = passes_of(
+        cache,
+        latitude_deg=site.latitude_deg,
+        longitude_deg=site.longitude_deg,
+        altitude_m=site.altitude_m,
+        mask_deg=mask,
+    )
 
     def iso(t_s: float) -> str:
         return cache.utc(t_s).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -130,12 +143,21 @@ def run(
     scenario: ScenarioName = "quickstart",
     clock: Annotated[str | None, typer.Option(help="lockstep or realtime; default: the scenario's")] = None,
     rt_factor: Annotated[float | None, typer.Option(help="realtime: simulated seconds per wall second")] = None,
-    seat: Annotated[list[str] | None, typer.Option(metavar="AGENT=CONTROLLER", help="who sits there, e.g. ue=external; repeatable")] = None,
+    seat: Annotated[
+        list[str] | None, typer.Option(metavar="AGENT=CONTROLLER", help="who sits there, e.g. ue=external; repeatable")
+    ] = None,
     set_: Set = None,
     seed: Annotated[int | None, typer.Option(help="replaces the scenario's seed")] = None,
-    out: Annotated[Path | None, typer.Option(help="run folder; default: runs/SCENARIO-TIME; never written over")] = None,
-    bind: Annotated[str | None, typer.Option(help="address controllers connect to; default: tcp://127.0.0.1:5555 when a seat is external")] = None,
-    processes: Annotated[bool, typer.Option("--processes", help="lockstep: a process per seat; realtime always has them")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="run folder; default: runs/SCENARIO-TIME; never written over")
+    ] = None,
+    bind: Annotated[
+        str | None,
+        typer.Option(help="address controllers connect to; default: tcp://127.0.0.1:5555 when a seat is external"),
+    ] = None,
+    processes: Annotated[
+        bool, typer.Option("--processes", help="lockstep: a process per seat; realtime always has them")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Fly a scenario: in lock-step, or in real time with a process on each seat; then a table, and the run folder."""
@@ -144,7 +166,9 @@ def run(
     from twin.runner import run as run_here
     from twin.scenario import EXTERNAL, load
 
-    loaded = load(scenario, {**_overrides(set_), **_direct(clock=clock, rt_factor=rt_factor, seed=seed), **_seats(seat)})
+    loaded = load(
+        scenario, {**_overrides(set_), **_direct(clock=clock, rt_factor=rt_factor, seed=seed), **_seats(seat)}
+    )
     folder = new_folder(loaded.name, out)
     text = _scenario_text(scenario)
     there = processes or loaded.clock == "realtime" or any(s.controller == EXTERNAL for s in loaded.agents.values())
@@ -153,7 +177,9 @@ def run(
     try:
         with progress:
             if there:
-                record = launch.run(loaded, out=folder, bind=bind, watch=progress.watch, say=progress.say, scenario_text=text)
+                record = launch.run(
+                    loaded, out=folder, bind=bind, watch=progress.watch, say=progress.say, scenario_text=text
+                )
             else:
                 progress.say("compiling and building the world")
                 record = run_here(loaded, out=folder, watch=progress.watch, scenario_text=text)
@@ -202,7 +228,9 @@ def report(
 @app.command()
 def check(
     subject: Annotated[str, typer.Argument(help="a scenario, or module:Class of a controller")],
-    agent: Annotated[str | None, typer.Option(help="controller: the seat it is for; default: every seat it fits")] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="controller: the seat it is for; default: every seat it fits")
+    ] = None,
     scenario: Annotated[str, typer.Option(help="controller: the scenario whose seats it is tried on")] = "quickstart",
     set_: Set = None,
     as_json: Json = False,
@@ -224,7 +252,11 @@ def check(
     for seat in world.agents:
         seating = loaded.seating(seat.name)
         name, options = (subject, {}) if is_controller else (seating.controller, seating.options)
-        if name == EXTERNAL or (agent or seat.name) != seat.name or (is_controller and agent is None and not _fits(subject, seat.name)):
+        if (
+            name == EXTERNAL
+            or (agent or seat.name) != seat.name
+            or (is_controller and agent is None and not _fits(subject, seat.name))
+        ):
             continue
 
         def make(a: Any, seed: int, name: str = name, options: Any = options) -> Any:
@@ -296,7 +328,9 @@ class Progress:
             who = self._names.get(number, str(number)) if number else "nobody serves"
             text += f"  {who}"
             if number:
-                text += f"  elevation {float(measures['elevation_deg']):4.1f} deg {'LOS ' if measures['los'] else 'NLOS'}"
+                text += (
+                    f"  elevation {float(measures['elevation_deg']):4.1f} deg {'LOS ' if measures['los'] else 'NLOS'}"
+                )
                 used = int(measures["used_rb"].sum())
                 text += f"  {float(measures['rate_bps']) / 1e6:6.1f} Mbit/s on {used} groups, asked {float(measures['demand_bps']) / 1e6:.0f}"
         return text
@@ -329,7 +363,9 @@ def _show(record: Any, as_json: bool) -> None:
     hash_ = result.trajectory_hash or "none: the run did not end"
     console.print(f"trajectory {hash_}")
     if result.ended != "finished":
-        console.print(f"the run {result.ended if result.ended != 'running' else 'was killed'}: {result.why or 'no reason recorded'}")
+        console.print(
+            f"the run {result.ended if result.ended != 'running' else 'was killed'}: {result.why or 'no reason recorded'}"
+        )
     console.print(f"run folder {result.run}")
 
 
@@ -353,7 +389,9 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
         "one every ... slots": [str(a.every) for a in agents],
         "cycles": [str(a.cycles) for a in agents],
         "  answered on time": [str(a.on_time) for a in agents],
-        "  missing, late, invalid": [", ".join(str(a.statuses[s]) for s in ("missing", "late", "invalid")) for a in agents],
+        "  missing, late, invalid": [
+            ", ".join(str(a.statuses[s]) for s in ("missing", "late", "invalid")) for a in agents
+        ],
         "longest run of misses": [str(a.longest_miss_run) for a in agents],
         "at least m in any k": [_verdict(a) for a in agents],
         "reward per cycle": ["-" if a.reward_mean is None else f"{a.reward_mean:.2f}" for a in agents],

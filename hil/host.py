@@ -95,7 +95,7 @@ class _Peer:
 
         Raises ControllerError when the twin refused us or is gone.
         """
-        ready = dict(self._poller.poll(wait_s * 1e3))
+        ready = dict(self._poller.poll(round(wait_s * 1e3)))
         heard: list[tuple[int, wire.Outgoing]] = []
         if self.sub in ready:
             while True:
@@ -115,7 +115,9 @@ class _Peer:
 
     def welcome(self, patience_s: float, heartbeat_s: float) -> wire.Welcome:
         """Say hello until somebody answers."""
-        hello = wire.Hello(wire.PROTOCOL, self.agent, f"ntn-twin python, process {os.getpid()}", heartbeat_s=heartbeat_s)
+        hello = wire.Hello(
+            wire.PROTOCOL, self.agent, f"ntn-twin python, process {os.getpid()}", heartbeat_s=heartbeat_s
+        )
         until = time.monotonic() + patience_s
         while time.monotonic() < until:
             self.send(hello)
@@ -130,7 +132,12 @@ class _Peer:
 
 
 def _answer(
-    peer: _Peer, welcome: wire.Welcome, agent: Agent, controller: Controller, learner: Learner | None, heartbeat_s: float
+    peer: _Peer,
+    welcome: wire.Welcome,
+    agent: Agent,
+    controller: Controller,
+    learner: Learner | None,
+    heartbeat_s: float,
 ) -> int:
     answered, realtime, beat = 0, welcome.clock == "realtime", time.monotonic()
     while True:

@@ -24,6 +24,8 @@ CLOCK_ID = "monotonic"
 READ_AT_ONCE = 64  # messages read before the time is looked at again, so that a flood cannot hold the loop up
 WELCOME_EVERY_NS = NS_PER_S // 10
 LIVENESS_NS = NS_PER_S // 5  # how often somebody else's death is looked for while we wait
+CLIENT_STAMPS = ("waiting", "received", "decoded", "acted", "replied", "cpu_ns")
+NOTED = 100  # events of one kind that get a line each; the counts say the rest
 Event = Callable[..., None]
 
 
@@ -40,6 +42,8 @@ class Hub:
         self.alive: Callable[[], None] = lambda: None
         self.seats: dict[str, There] = {}
         self.refused = 0
+        self.looked_ns = 0  # when the sockets were last found empty
+        self._noted: Counter[str] = Counter()
         self._topics: Counter[bytes] = Counter()
         self._context = zmq.Context()
         self._out, self._in = self._context.socket(zmq.XPUB), self._context.socket(zmq.ROUTER)
@@ -55,7 +59,7 @@ class Hub:
         except BaseException:
             self.close()
             raise
-        self._fds = [self._out.getsockopt(zmq.FD), self._in.getsockopt(zmq.FD)]
+        self._fds = [int(socket.getsockopt(zmq.FD)) for socket in (self._out, self._in)]
 
     def _bind(self, address: str | None) -> str:
         if address is not None:
@@ -97,10 +101,14 @@ class Hub:
                 select.select(self._fds, [], [], min(rest - SPIN_NS, LIVENESS_NS) / NS_PER_S)
                 self.alive()
 
+    def note(self, kind: str, **what: Any) -> None:
+        """Note what a peer did, unless it did it a hundred times already: a flood must not fill the disk."""
+        self._noted[kind] += 1
+        if self._noted[kind] <= NOTED:
+            self.event(kind, **what)
+
     def _read(self) -> None:
         now = time.monotonic_ns()
-        for seat in self.seats.values():
-            seat.looked_ns = now
         while True:
             try:
                 message = self._out.recv(zmq.NOBLOCK)
@@ -113,6 +121,7 @@ class Hub:
             except zmq.Again:
                 break
             self._incoming(frames, time.monotonic_ns())
+        self.looked_ns = now
         for seat in self.seats.values():
             seat.tend(time.monotonic_ns())
 
@@ -147,7 +156,7 @@ class Hub:
         if isinstance(message, wire.Hello):
             self._hello(identity, message)
         elif seat is None or seat.agent.name != message.agent:
-            self._refuse(identity, message.agent, f"you have no seat as {message.agent!r}; say hello first")
+            self._refuse(identity, message.agent, f"you have no seat as {message.agent[:40]!r}; say hello first")
         elif isinstance(message, wire.Reply):
             seat.answered(message, now)
         else:
@@ -157,7 +166,7 @@ class Hub:
     def _hello(self, identity: bytes, hello: wire.Hello) -> None:
         seat = self.seats.get(hello.agent)
         if seat is None:
-            self._refuse(identity, hello.agent, f"no seat {hello.agent!r}; there are {', '.join(self.seats)}")
+            self._refuse(identity, hello.agent, f"no seat {hello.agent[:40]!r}; there are {', '.join(self.seats)}")
             return
         if hello.protocol != wire.PROTOCOL:
             self._refuse(identity, hello.agent, f"protocol {hello.protocol}, this twin speaks {wire.PROTOCOL}")
@@ -172,17 +181,20 @@ class Hub:
 
     def _refuse(self, identity: bytes, agent: str, reason: str) -> None:
         self.refused += 1
-        if self.refused <= 100:  # the first hundred are worth reading; the count says the rest
-            self.event("refused", agent=agent, reason=reason)
+        self.note("refused", agent=agent[:40], reason=reason)
         try:
-            self._in.send_multipart([identity, f"{agent}.refused".encode(), wire.encode(wire.Refused(agent, reason))], zmq.NOBLOCK)
+            self._in.send_multipart(
+                [identity, f"{agent}.refused".encode(), wire.encode(wire.Refused(agent, reason))], zmq.NOBLOCK
+            )
         except zmq.ZMQError:
             pass  # it has gone, or does not read
 
     def reaches(self, identity: bytes, agent: str) -> bool:
         """Whether a peer is still there: the ROUTER refuses what it cannot deliver."""
         try:
-            self._in.send_multipart([identity, f"{agent}.probe".encode(), wire.encode(wire.Heartbeat(agent))], zmq.NOBLOCK)
+            self._in.send_multipart(
+                [identity, f"{agent}.probe".encode(), wire.encode(wire.Heartbeat(agent))], zmq.NOBLOCK
+            )
         except zmq.ZMQError as error:
             return error.errno == zmq.EAGAIN  # full: there, but it does not read what we send it
         return True
@@ -190,11 +202,11 @@ class Hub:
     # sending
 
     def send(self, agent: str, kind: str, message: wire.Outgoing) -> None:
-        """Publish a message under the topic <agent>.<kind>; a subscriber that does not keep up loses it, nobody waits."""
+        """Publish a message as <agent>.<kind>; a subscriber that does not keep up loses it, nobody waits."""
         self._out.send_multipart([f"{agent}.{kind}".encode(), wire.encode(message)], zmq.NOBLOCK)
 
     def gather(self, wait_s: float) -> None:
-        """Wait until every seat is taken and ready. Raises SeatEmpty naming the first that is not, and how to take it."""
+        """Wait until every seat is taken and ready. Raises SeatEmpty naming one that is not, and how to take it."""
         until = time.monotonic_ns() + round(wait_s * NS_PER_S)
         self.listen(until, lambda: all(seat.taken for seat in self.seats.values()))
         for name, seat in self.seats.items():
@@ -219,13 +231,21 @@ class There:
                    computer still busy with one answer begins the next one later
     """
 
-    def __init__(self, hub: Hub, agent: Agent, others: tuple[str, ...], welcome: wire.Welcome, patience_s: float, compute_scale: float):
+    def __init__(
+        self,
+        hub: Hub,
+        agent: Agent,
+        others: tuple[str, ...],
+        welcome: wire.Welcome,
+        patience_s: float,
+        compute_scale: float,
+    ):
         self.hub, self.agent, self.others, self.welcome = hub, agent, others, welcome
         self.patience_s, self.compute_scale = patience_s, compute_scale
         self.identity: bytes | None = None
         self.client = ""
         self.ready = False
-        self.heard_ns = self.looked_ns = 0
+        self.heard_ns = 0
         self.heartbeat_s = 0.0
         self.late: list[tuple[int, Mapping[str, int]]] = []
         self.stale = self.duplicates = 0
@@ -244,14 +264,14 @@ class There:
 
     def sit(self, identity: bytes, hello: wire.Hello) -> None:
         """Somebody said hello to an empty seat."""
-        self.identity, self.client, self.ready = identity, hello.client, hello.ready
+        self.identity, self.client, self.ready = identity, hello.client[:100], hello.ready
         self.heartbeat_s, self.heard_ns = hello.heartbeat_s, time.monotonic_ns()
         self._welcomed_ns = 0
-        self.hub.event("seated", agent=self.agent.name, client=hello.client)
+        self.hub.note("seated", agent=self.agent.name, client=self.client)
 
     def leave(self, why: str) -> None:
         """The seat is vacant from now on: whoever waits for it need not."""
-        self.hub.event("vacant", agent=self.agent.name, client=self.client, reason=why)
+        self.hub.note("vacant", agent=self.agent.name, client=self.client, reason=why)
         self.identity, self.ready = None, False
 
     def tend(self, now: int) -> None:
@@ -289,7 +309,7 @@ class There:
             self._due[seen.slot] = (due_ns, time.monotonic_ns())
 
     def take(self, slot: int) -> Answer:
-        """The answer to observation `slot`, waited for until its deadline; in lock-step until it comes or cannot come."""
+        """The answer to observation `slot`, awaited until its deadline; in lock-step until it comes or cannot come."""
         due_ns, sent_ns = self._due[slot]
         until = due_ns or sent_ns + round(self.patience_s * NS_PER_S)
         self.hub.listen(until, lambda: slot in self._answers or (due_ns == 0 and self.identity is None))
@@ -310,7 +330,10 @@ class There:
         return answer
 
     def _emulated(self, stamps: dict[str, int], due_ns: int) -> int:
-        """How much later a slower computer would have answered, ns. It skips what is past its deadline when it gets to it."""
+        """How much later a slower computer would have answered, ns.
+
+        It skips what is past its deadline when it gets to it, so it never falls behind for ever.
+        """
         compute_ns = stamps.get("cpu_ns", 0)
         if self.compute_scale == 1.0 or compute_ns == 0:
             return 0
@@ -326,9 +349,11 @@ class There:
         """Noise from the one who sits here: it stands as the answer to the oldest open cycle."""
         for slot in self._due:
             if slot not in self._answers:
-                self._answers[slot] = Answer(None, "invalid", reason=reason, stamps={"sent": self._due[slot][1], "arrived": now})
+                self._answers[slot] = Answer(
+                    None, "invalid", reason=reason, stamps={"sent": self._due[slot][1], "arrived": now}
+                )
                 return
-        self.hub.event("noise", agent=self.agent.name, reason=reason)
+        self.hub.note("noise", agent=self.agent.name, reason=reason)
 
     def answered(self, reply: wire.Reply, now: int) -> None:
         """An answer arrived: check it, and keep it for its cycle if that is still open."""
@@ -336,11 +361,11 @@ class There:
         slot = reply.slot
         if reply.run != self.hub.run:
             self.stale += 1
-            self.hub.event("stale", agent=self.agent.name, slot=slot, reason=f"the answer is to run {reply.run!r}")
+            self.hub.note("stale", agent=self.agent.name, slot=slot, reason=f"an answer to run {reply.run[:40]!r}")
             return
         if slot in self._answers:
             self.duplicates += 1
-            self.hub.event("duplicate", agent=self.agent.name, slot=slot)
+            self.hub.note("duplicate", agent=self.agent.name, slot=slot)
             return
         answer = self._judged(reply, now, self._due.get(slot, (0, 0)))
         if slot in self._due:
@@ -350,23 +375,26 @@ class There:
             self._missed = None
         else:
             self.stale += 1
-            self.hub.event("stale", agent=self.agent.name, slot=slot, reason="the cycle is no longer open")
+            self.hub.note("stale", agent=self.agent.name, slot=slot, reason="the cycle is no longer open")
 
     def _judged(self, reply: wire.Reply, now: int, open_: tuple[int, int]) -> Answer:
-        stamps = {name: reply.stamps[name] for name in ("waiting", "received", "decoded", "acted", "replied", "cpu_ns") if name in reply.stamps}
+        stamps: dict[str, int] = {name: reply.stamps[name] for name in CLIENT_STAMPS if name in reply.stamps}
         stamps |= {"weights": reply.weights, "learning_misses": reply.learning_misses, "arrived": now, "sent": open_[1]}
         emulation = self._emulated(stamps, open_[0])
         stamps["arrived"] += emulation
         stamps["emulation_ns"] = emulation
         due_ns = open_[0]
-        if due_ns and emulation == 0 and self.looked_ns < due_ns < now:
+        if due_ns and emulation == 0 and self.hub.looked_ns < due_ns < now:
             stamps["overrun"] = 1  # the twin was busy over the deadline and cannot know: it counts for the controller
             stamps["arrived"] = due_ns
+        action: Action | None = None
         try:
-            action = Action(wire.unpack(reply.values), {to: wire.unpack(arrays) for to, arrays in reply.signals.items()})
+            action = Action(
+                wire.unpack(reply.values), {to: wire.unpack(arrays) for to, arrays in reply.signals.items()}
+            )
             reason = check_action(self.agent, action, self.others)
         except WireError as error:
-            action, reason = None, str(error)
+            reason = str(error)
         if reason:
             return Answer(None, "invalid", reason=reason, stamps=stamps)
         return Answer(action, stamps=stamps)

@@ -197,7 +197,9 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
     later = settled > 0  # the first cycle pays for what is cold, and is kept apart
     due = column["due_ns"].astype(float)
     slack = np.where(on_time & (due > 0), (due - column["arrived_ns"]) / NS_PER_US, np.nan)
-    order_wait = np.where(column["slot_start_ns"] > 0, (column["release_ns"] - column["slot_start_ns"]) / NS_PER_US, np.nan)
+    order_wait = np.where(
+        column["slot_start_ns"] > 0, (column["release_ns"] - column["slot_start_ns"]) / NS_PER_US, np.nan
+    )
     m_k = record.meta["resolved"]["agents"].get(name, {}).get("at_least")
     rewards = np.asarray(record.slots[f"reward.{name}"])[written] if f"reward.{name}" in record.slots else np.zeros(0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -232,7 +234,11 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
 
 def _parts_us(column: dict[str, np.ndarray], realtime: bool) -> dict[str, np.ndarray]:
     """The response time of each cycle and its parts, microseconds; NaN where somebody did not stamp."""
-    at = {key.removesuffix("_ns"): np.where(value > 0, value, np.nan) for key, value in column.items() if key.endswith("_ns")}
+    at = {
+        key.removesuffix("_ns"): np.where(value > 0, value, np.nan)
+        for key, value in column.items()
+        if key.endswith("_ns")
+    }
     emulation = column["emulation_ns"].astype(float)
     waiting = np.where(np.isnan(at["waiting"]), -np.inf, at["waiting"])
     picked = np.maximum(at["received"], waiting)  # when the controller turned to it

@@ -22,7 +22,7 @@ from twin.scenario import EXTERNAL, Scenario, agent_seed, build
 from twin.types import Outcome, World
 
 EXTERNAL_ADDRESS = "tcp://127.0.0.1:5555"  # where an external controller finds the twin when nobody says otherwise
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 LEAVE_S = 2.0  # a controller may take this long to leave before it is terminated, and again before it is killed
 LAST_LINES = 5
 
@@ -41,7 +41,12 @@ class Crew:
         command = [sys.executable, "-m", "hil.host", controller, agent, address]
         with self._log(agent).open("wb") as log:
             self._processes[agent] = subprocess.Popen(  # a session of its own: Ctrl-C is the twin's to handle
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **ONE_THREAD}, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **ONE_THREAD},
+                start_new_session=True,
             )
 
     def look(self) -> None:
@@ -53,7 +58,9 @@ class Crew:
             del self._processes[agent]
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
             if not self.started:
-                error = ControllerError(f"controller of seat {agent!r} {how} before it was ready:\n{self._last_lines(agent)}")
+                error = ControllerError(
+                    f"controller of seat {agent!r} {how} before it was ready:\n{self._last_lines(agent)}"
+                )
                 error.exit_code = 2 if code == 2 else 3
                 raise error
             if code != 0:
@@ -99,7 +106,7 @@ def run(
 
     clock   "lockstep" or "realtime"; None takes the scenario's
     out     the run folder; None makes one under runs/
-    bind    the address controllers connect to; None chooses a free port, or tcp://127.0.0.1:5555 when a seat is external
+    bind    the address controllers connect to; None: a free port, or tcp://127.0.0.1:5555 when a seat is external
     watch   called after each slot with its outcome; must return at once
     say     told what is going on before the clock starts, for a person to read
 
@@ -155,7 +162,9 @@ def run(
         hub.stop(why or ended)
         crew.stop()
         overruns = ticking.overrun_slots if isinstance(ticking, RealTime) else None
-        messages = {name: {"stale": s.stale, "duplicates": s.duplicates, "client": s.client} for name, s in hub.seats.items()}
+        messages = {
+            name: {"stale": s.stale, "duplicates": s.duplicates, "client": s.client} for name, s in hub.seats.items()
+        }
         hub.close()
         record.close(ended, why, overrun_slots=overruns, messages=messages, refused=hub.refused)
     return record

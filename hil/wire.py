@@ -7,7 +7,7 @@ the byte before anything is done with it.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -59,6 +59,9 @@ class Ready(msgspec.Struct, tag_field="kind", tag="ready"):
     run: str = ""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+
+
 class Reply(msgspec.Struct, tag_field="kind", tag="answer"):
     """In: the answer to one observation."""
 
@@ -67,9 +70,9 @@ class Reply(msgspec.Struct, tag_field="kind", tag="answer"):
     slot: int
     values: Bundle
     signals: dict[str, Bundle] = {}
-    stamps: dict[str, int] = {}
-    weights: int = 0
-    learning_misses: int = 0
+    stamps: dict[str, Count] = {}
+    weights: Count = 0
+    learning_misses: Count = 0
 
 
 class Heartbeat(msgspec.Struct, tag_field="kind", tag="heartbeat"):
@@ -162,7 +165,9 @@ def pack(arrays: Arrays) -> Bundle:
     packed = {}
     for name, value in arrays.items():
         value = np.asarray(value)
-        packed[name] = Packed(value.dtype.name, value.shape, np.ascontiguousarray(value, DTYPES[value.dtype.name]).tobytes())
+        packed[name] = Packed(
+            value.dtype.name, value.shape, np.ascontiguousarray(value, DTYPES[value.dtype.name]).tobytes()
+        )
     return packed
 
 
@@ -184,7 +189,13 @@ def unpack(bundle: Bundle) -> dict[str, np.ndarray]:
 def specs(fields: tuple[Field, ...]) -> list[Spec]:
     """Fields as they travel."""
     return [
-        Spec(f.name, tuple(f.shape), f.dtype, f.low if math.isfinite(f.low) else None, f.high if math.isfinite(f.high) else None)
+        Spec(
+            f.name,
+            tuple(f.shape),
+            f.dtype,
+            f.low if math.isfinite(f.low) else None,
+            f.high if math.isfinite(f.high) else None,
+        )
         for f in fields
     ]
 
@@ -192,7 +203,13 @@ def specs(fields: tuple[Field, ...]) -> list[Spec]:
 def fields(specs_: list[Spec]) -> tuple[Field, ...]:
     """Fields as they were before they travelled."""
     return tuple(
-        Field(s.name, tuple(s.shape), s.dtype, -math.inf if s.low is None else s.low, math.inf if s.high is None else s.high)
+        Field(
+            s.name,
+            tuple(s.shape),
+            s.dtype,
+            -math.inf if s.low is None else s.low,
+            math.inf if s.high is None else s.high,
+        )
         for s in specs_
     )
 

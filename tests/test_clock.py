@@ -95,5 +95,7 @@ def test_windows_must_grow_with_order():
     object.__setattr__(world.agents[0], "window", 0.9)
     from twin.scenario import _check_windows
 
-    with pytest.raises(ScenarioError, match=r"agent\.follower answers after agent\.leader, so its window 0\.8 must be larger than 0\.9"):
+    with pytest.raises(
+        ScenarioError, match=r"agent\.follower answers after agent\.leader, so its window 0\.8 must be larger than 0\.9"
+    ):
         _check_windows(scenario, world)

@@ -81,8 +81,15 @@ def test_answer_that_is_wrong_is_one_invalid_cycle_with_its_reason(tmp_path, con
 
 
 def test_seat_nobody_takes_ends_the_run_with_words_and_exit_code(tmp_path):
-    with pytest.raises(SeatEmpty, match=r"seat 'follower' was not taken within 0\.5 s.*--agent follower --connect tcp://") as caught:
-        hil.run(toys.scenario(("Echo", "external"), seat_wait_s=0.5), "lockstep", tmp_path / "run", bind="tcp://127.0.0.1:47310")
+    with pytest.raises(
+        SeatEmpty, match=r"seat 'follower' was not taken within 0\.5 s.*--agent follower --connect tcp://"
+    ) as caught:
+        hil.run(
+            toys.scenario(("Echo", "external"), seat_wait_s=0.5),
+            "lockstep",
+            tmp_path / "run",
+            bind="tcp://127.0.0.1:47310",
+        )
     assert caught.value.exit_code == 3
     assert Record.open(tmp_path / "run").meta["ended"] == "broken"
 
@@ -137,8 +144,12 @@ def test_ctrl_c_leaves_a_complete_record_and_no_child(tmp_path):
         "except KeyboardInterrupt:\n"
         "    print('stopped', flush=True)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
-    _wait_for(lambda: out.is_dir() and len(list((out / "slots").glob("*.npy"))) > 0 and Record.open(out)["written"].sum() > 20)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    _wait_for(
+        lambda: out.is_dir() and len(list((out / "slots").glob("*.npy"))) > 0 and Record.open(out)["written"].sum() > 20
+    )
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=20)[0].strip() == "stopped"
     record = Record.open(out)
@@ -155,7 +166,9 @@ def test_killed_twin_leaves_readable_slots_and_its_controllers_leave(tmp_path):
     out = tmp_path / "run"
     script = f"import toys, hil\nhil.run(toys.scenario(slots=5000, slot_s=0.02), 'realtime', {str(out)!r})\n"
     process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
-    _wait_for(lambda: out.is_dir() and len(list((out / "slots").glob("*.npy"))) > 0 and Record.open(out)["written"].sum() > 20)
+    _wait_for(
+        lambda: out.is_dir() and len(list((out / "slots").glob("*.npy"))) > 0 and Record.open(out)["written"].sum() > 20
+    )
     children = _children_of(process.pid)
     assert len(children) == 2
     process.kill()
@@ -193,7 +206,14 @@ def raw_controller(address, agent, answers, ready=True):
 
 def a_number(message, value=1.0, **changes):
     values = {"number": {"dtype": "float64", "shape": [], "data": np.float64(value).tobytes()}}
-    return {"kind": "answer", "agent": message["agent"], "run": message["run"], "slot": message["slot"], "values": values, **changes}
+    return {
+        "kind": "answer",
+        "agent": message["agent"],
+        "run": message["run"],
+        "slot": message["slot"],
+        "values": values,
+        **changes,
+    }
 
 
 @pytest.mark.parametrize(
@@ -287,7 +307,7 @@ def test_refused_process_says_why():
 
 
 def test_no_twin_is_said_in_time():
-    with pytest.raises(SeatEmpty, match="no twin welcomed seat 'ue' within 0.3 s"):
+    with pytest.raises(SeatEmpty, match=r"no twin welcomed seat 'ue' within 0\.3 s"):
         hil.serve(toys.Echo, "ue", f"tcp://127.0.0.1:{_free_pair()}", patience_s=0.3)
 
 
@@ -322,7 +342,23 @@ def a_hub():
     agent = toys.TwoTier().agents[1]
     hub = Hub("run-1")
     welcome = wire.Welcome(
-        1, "run-1", agent.name, 1, 0.01, 1, 1, 0, wire.specs(agent.observes), wire.specs(agent.acts), {}, "lockstep", 1.0, False, 10, [], {}
+        1,
+        "run-1",
+        agent.name,
+        1,
+        0.01,
+        1,
+        1,
+        0,
+        wire.specs(agent.observes),
+        wire.specs(agent.acts),
+        {},
+        "lockstep",
+        1.0,
+        False,
+        10,
+        [],
+        {},
     )
     return hub, There(hub, agent, ("leader",), welcome, patience_s=5.0, compute_scale=1.0)
 
@@ -347,7 +383,9 @@ def _wait_for(condition, limit_s=30.0):
 
 
 def _children_of(pid):
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
     return [int(line) for line in listed.split()]
 
 

@@ -11,7 +11,7 @@ from levels import BUSY_SLOTS, BUSY_WINDOW, HIGH_PASS, greedy_pair, make_world, 
 
 from controllers.baselines import Random
 from twin.channel import NominalLink, steering_vector
-from twin.errors import ScenarioError, TleError
+from twin.errors import ScenarioError
 from twin.geometry import Pass, look, unit_vector
 from twin.types import World
 from twin.units import BOLTZMANN_J_K, MEGA, SPEED_OF_LIGHT_M_S
@@ -452,7 +452,7 @@ def test_facts_are_arrays_that_rebuild_the_nominal_link_and_the_first_beam(high)
         ({"agents": {"ue": timing(every=2)}}, ScenarioError, "agent.ue.every must be 1"),
         ({"agents": {"leo": timing(every=0)}}, ScenarioError, "agent.leo.every must be a positive whole number"),
         ({"sky": {"name": "SPUTNIK"}}, ScenarioError, "sky.name = 'SPUTNIK'"),
-        ({"sky": {"tle": "tle/nowhere.tle"}}, TleError, "nowhere.tle"),
+        ({"sky": {"tle": "tle/nowhere.tle"}}, ScenarioError, "nowhere.tle"),
         ({"sky": {"start_utc": "2022-02-22T13:00:00"}}, msgspec.ValidationError, "timezone"),
         ({"sky": {"mask_deg": 95.0}}, msgspec.ValidationError, "mask_deg"),
         ({"reward_buffer": 0}, msgspec.ValidationError, "reward_buffer"),

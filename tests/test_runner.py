@@ -61,9 +61,7 @@ def test_delayed_answer_takes_effect_exactly_delay_slots_later(tmp_path):
     assert record.decisions["follower"]["status"].tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("policy", "then"), [("hold", [1.0, "hold"]), ("default", [-1.0, "default"])]
-)
+@pytest.mark.parametrize(("policy", "then"), [("hold", [1.0, "hold"]), ("default", [-1.0, "default"])])
 def test_miss_leaves_what_on_miss_says_in_force(tmp_path, policy, then):
     script = {2: Answer(None, "missing"), 3: Answer(None, "invalid", reason="nonsense")}
     record, seats = fly(tmp_path, on_miss={"follower": policy}, follower=Scripted(script))
@@ -121,7 +119,9 @@ def test_observations_are_read_only(tmp_path):
 
 
 def test_lockstep_run_twice_gives_the_same_hash_and_another_seed_another(tmp_path):
-    hashes = [run(toys.scenario(seed=seed), tmp_path / str(i)).meta["trajectory_hash"] for i, seed in enumerate((3, 3, 4))]
+    hashes = [
+        run(toys.scenario(seed=seed), tmp_path / str(i)).meta["trajectory_hash"] for i, seed in enumerate((3, 3, 4))
+    ]
     assert hashes[0] == hashes[1] != hashes[2]
 
 

@@ -85,7 +85,7 @@ def test_missing_file_and_broken_toml_are_said(tmp_path):
     with pytest.raises(ScenarioError, match="does not exist"):
         load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("slots = = 3")
-    with pytest.raises(ScenarioError, match="is not TOML.*line 1"):
+    with pytest.raises(ScenarioError, match=r"is not TOML.*line 1"):
         load(tmp_path / "bad.toml")
     with pytest.raises(ScenarioError, match="no scenario 'quikstart'; there are baseline"):
         load("quikstart")
@@ -102,7 +102,9 @@ def test_option_the_controller_does_not_know_is_named():
     agent = toys.TwoTier().agents[0]
     with pytest.raises(ControllerError, match=r"agent\.leader\.scael is neither .* did you mean scale"):
         make_controller("toys:Echo", agent, 1, {"scael": 2.0})
-    with pytest.raises(ControllerError, match=r"agent\.leader\.scale of toys:Echo: Expected `float`, got `str`, got 'big'"):
+    with pytest.raises(
+        ControllerError, match=r"agent\.leader\.scale of toys:Echo: Expected `float`, got `str`, got 'big'"
+    ):
         make_controller("toys:Echo", agent, 1, {"scale": "big"})
 
 

@@ -67,7 +67,10 @@ def test_fields_survive_the_way_with_their_bounds():
 
 @pytest.mark.parametrize(
     ("address", "out", "into"),
-    [("tcp://127.0.0.1:5555", "tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556"), ("ipc:///tmp/x", "ipc:///tmp/x.out", "ipc:///tmp/x.in")],
+    [
+        ("tcp://127.0.0.1:5555", "tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556"),
+        ("ipc:///tmp/x", "ipc:///tmp/x.out", "ipc:///tmp/x.in"),
+    ],
 )
 def test_one_address_names_two_sockets(address, out, into):
     assert wire.endpoints(address) == (out, into)

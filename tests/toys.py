@@ -22,10 +22,16 @@ class TwoTier:
     Reward of a slot: minus the distance of the sum of both actions to a target drawn from the seed.
     """
 
-    def __init__(self, every: int = 2, delay: int = 0, leader_delay: int = 0, slot_s: float = 0.01, flight_s: float = 0.0):
+    def __init__(
+        self, every: int = 2, delay: int = 0, leader_delay: int = 0, slot_s: float = 0.01, flight_s: float = 0.0
+    ):
         self.slot_s, self.flight_s = slot_s, flight_s
         number = (Field("number", (), "float64", -10.0, 10.0),)
-        told = (Field("target", (2,), "float64", -1e3, 1e3), Field("leader", (), "float64", -10.0, 10.0), Field("count", (), "int64"))
+        told = (
+            Field("target", (2,), "float64", -1e3, 1e3),
+            Field("leader", (), "float64", -10.0, 10.0),
+            Field("count", (), "int64"),
+        )
         facts = {"gain": np.array(2.0)}
         self.agents = (
             Agent("leader", told, number, every=every, order=0, delay=leader_delay, facts=facts),
@@ -75,8 +81,13 @@ class Toy(TwoTier):
 def scenario(controllers=("Echo", "Echo"), slots=12, slot_s=0.02, seed=3, leader=None, follower=None, **keys):
     """A scenario of the toy world, checked as a file would be."""
     names = [c if c == "external" else f"toys:{c}" for c in controllers]
-    agents = {"leader": {"controller": names[0], **(leader or {})}, "follower": {"controller": names[1], **(follower or {})}}
-    return resolve({"world": "toys:Toy", "slots": slots, "slot_s": slot_s, "seed": seed, "agent": agents, **keys}, name="toy")
+    agents = {
+        "leader": {"controller": names[0], **(leader or {})},
+        "follower": {"controller": names[1], **(follower or {})},
+    }
+    return resolve(
+        {"world": "toys:Toy", "slots": slots, "slot_s": slot_s, "seed": seed, "agent": agents, **keys}, name="toy"
+    )
 
 
 class Echo:
@@ -90,7 +101,9 @@ class Echo:
         if "leader" in seen.signals:
             self.heard = float(seen.signals["leader"]["hint"][0])
         value = np.clip(self.scale * (seen.slot % 10) / 10 + self.heard + 0.1 * self.rng.normal(), -10, 10)
-        signals = {"follower": {"hint": np.array([seen.slot / 100], dtype="float32")}} if self.agent.name == "leader" else {}
+        signals = (
+            {"follower": {"hint": np.array([seen.slot / 100], dtype="float32")}} if self.agent.name == "leader" else {}
+        )
         return Action({"number": np.array(value)}, signals)
 
 

@@ -1,11 +1,11 @@
 """ntn-twin's engine: real orbits, a radio channel, worlds of agents, and the loop that plays them.
 
-    satellites = twin.read_tle("scenarios/tle/leo-2022-02-22.tle.xz")
-    sky = twin.ephemeris(satellites, start="2022-02-22T13:00:00Z", seconds=600)
-    look = twin.look(sky, latitude_deg=43.5, longitude_deg=-80.5)
+satellites = twin.read_tle("scenarios/tle/leo-2022-02-22.tle.xz")
+sky = twin.ephemeris(satellites, start="2022-02-22T13:00:00Z", seconds=600)
+look = twin.look(sky, latitude_deg=43.5, longitude_deg=-80.5)
 
-    record = twin.run(twin.load("baseline"))
-    record["snr_db"]
+record = twin.run(twin.load("baseline"))
+record["snr_db"]
 """
 
 from twin.check import check_controller, check_world

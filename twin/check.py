@@ -13,13 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from twin.errors import TwinError
+from twin.errors import ContractBroken
 from twin.runner import check_action
 from twin.types import Action, Agent, Arrays, Controller, Field, Observation, Outcome, World
-
-
-class ContractBroken(TwinError):
-    """A world or controller does not do what its protocol promises."""
 
 
 def check_world(make: Callable[[], World], slots: int = 50, seed: int = 1) -> list[str]:
@@ -39,14 +35,19 @@ def check_world(make: Callable[[], World], slots: int = 50, seed: int = 1) -> li
             _demand(isinstance(fact, np.ndarray | np.generic), f"agent {agent.name}: fact {name} is no array")
     looked = ["slot, agents, facts"]
     first, second, other = (_fly(world if i == 0 else make(), slots, seed + (i == 2)) for i in range(3))
-    looked += ["observations, rewards and measures as declared", "nothing given is changed, nothing handed out changes later"]
+    looked += [
+        "observations, rewards and measures as declared",
+        "nothing given is changed, nothing handed out changes later",
+    ]
     _demand(_same(first, second), "the same seed and actions gave two different trajectories")
     looked.append("same seed, same trajectory")
     _demand(not _same(first, other), "two seeds gave the same trajectory")
     return [*looked, "another seed, another trajectory"]
 
 
-def check_controller(make: Callable[..., Controller], agent: Agent, others: tuple[str, ...] = (), cycles: int = 25, **options: Any) -> list[str]:
+def check_controller(
+    make: Callable[..., Controller], agent: Agent, others: tuple[str, ...] = (), cycles: int = 25, **options: Any
+) -> list[str]:
     """Let a controller answer observations drawn inside the bounds of its fields.
 
     make    Class(agent, seed, **options)
@@ -57,7 +58,10 @@ def check_controller(make: Callable[..., Controller], agent: Agent, others: tupl
     _demand(isinstance(controller, Controller), f"{type(controller).__name__} has no act(seen)")
     looked = ["built as Class(agent, seed, **options), with act()"]
     first = _answers(controller, agent, others, cycles)
-    looked += ["every answer complete, of the declared shapes and dtypes, finite, inside its bounds", "nothing given is changed"]
+    looked += [
+        "every answer complete, of the declared shapes and dtypes, finite, inside its bounds",
+        "nothing given is changed",
+    ]
     second = _answers(make(agent, 1, **options), agent, others, cycles)
     _demand(_same(first, second), "the same seed and observations gave different answers")
     looked.append("same seed and observations, same answers")
@@ -89,11 +93,17 @@ def sample(fields: tuple[Field, ...], rng: np.random.Generator) -> dict[str, np.
 
 def check_arrays(where: str, arrays: Arrays, fields: tuple[Field, ...]) -> None:
     """Raise ContractBroken unless the arrays are exactly those declared."""
-    _demand(set(arrays) == {f.name for f in fields}, f"{where} has {sorted(arrays)}, declared {sorted(f.name for f in fields)}")
+    _demand(
+        set(arrays) == {f.name for f in fields},
+        f"{where} has {sorted(arrays)}, declared {sorted(f.name for f in fields)}",
+    )
     for f in fields:
         value = arrays[f.name]
         _demand(isinstance(value, np.ndarray), f"{where}: {f.name} is a {type(value).__name__}, expected an array")
-        _demand(value.shape == f.shape and value.dtype.name == f.dtype, f"{where}: {f.name} is {value.shape} {value.dtype}, declared {f.shape} {f.dtype}")
+        _demand(
+            value.shape == f.shape and value.dtype.name == f.dtype,
+            f"{where}: {f.name} is {value.shape} {value.dtype}, declared {f.shape} {f.dtype}",
+        )
         if value.dtype.kind == "f":
             _demand(bool(np.isfinite(value).all()), f"{where}: {f.name} is not finite")
         if value.dtype.kind in "fiu":
@@ -124,17 +134,20 @@ def _fly(world: World, slots: int, seed: int) -> list[Arrays]:
         outcome = world.step()
         _demand(isinstance(outcome, Outcome), f"step returned a {type(outcome).__name__}, expected an Outcome")
         _demand(set(outcome.reward) == {a.name for a in world.agents}, f"rewards for {sorted(outcome.reward)}")
-        _demand(all(np.isfinite(list(outcome.reward.values()))), f"a reward is not finite at slot {slot}: {outcome.reward}")
+        _demand(
+            all(np.isfinite(list(outcome.reward.values()))), f"a reward is not finite at slot {slot}: {outcome.reward}"
+        )
         for name, seen, copied in kept:
             _demand(_equal(seen, copied), f"the observation of {name} changed after it was handed out, at slot {slot}")
-        trajectory.append({**outcome.measures, **{f"reward.{k}": np.float64(v) for k, v in outcome.reward.items()}})
+        trajectory.append({**outcome.measures, **{f"reward.{k}": np.asarray(v) for k, v in outcome.reward.items()}})
         if outcome.done:
             break
     return trajectory
 
 
 def _answers(controller: Controller, agent: Agent, others: tuple[str, ...], cycles: int) -> list[Arrays]:
-    rng, answers = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    answers: list[Arrays] = []
     for cycle in range(cycles):
         values = sample(agent.observes, rng)
         given = copy.deepcopy(values)

@@ -7,6 +7,7 @@
     │   └── SeatEmpty     nobody took a seat in time
     ├── WireError         a message that does not follow the protocol
     ├── RecordError       a run folder that cannot be written or read
+    ├── ContractBroken    a world or controller that does not do what its protocol promises
     └── RunBroken         a run that ended because it broke one of its own limits
 
 Inside the loop none of them is raised for a late or malformed answer: that is a miss in the record.
@@ -43,6 +44,10 @@ class WireError(TwinError):
 
 class RecordError(TwinError):
     """A run folder that cannot be written or read."""
+
+
+class ContractBroken(TwinError):
+    """A world or controller does not do what its protocol promises."""
 
 
 class RunBroken(TwinError):

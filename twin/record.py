@@ -75,14 +75,16 @@ class Record:
         scenario_text: str = "",
         start_utc: datetime | None = None,
     ) -> "Record":
-        """Make the folder, which must not exist, and its decision columns; the slots' come with `prepare` or their first row.
+        """Make the folder, which must not exist, and the columns of decisions; those of slots come with `prepare`.
 
         Raises RecordError when the folder exists or cannot be written.
         """
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            raise RecordError(f"run folder {folder} exists; a run is never written over, give another with --out") from None
+            raise RecordError(
+                f"run folder {folder} exists; a run is never written over, give another with --out"
+            ) from None
         except OSError as error:
             raise RecordError(f"run folder {folder} cannot be made: {error}") from None
         whole = dict(meta) | {
@@ -90,9 +92,15 @@ class Record:
             "ended": "running",
             "started_utc": (start_utc or datetime.now(UTC)).isoformat(timespec="milliseconds"),
             "versions": _versions(),
-            "host": {"node": platform.node(), "kernel": platform.release(), "machine": platform.machine(), "cores": os.cpu_count()},
+            "host": {
+                "node": platform.node(),
+                "kernel": platform.release(),
+                "machine": platform.machine(),
+                "cores": os.cpu_count(),
+            },
             "agents": {
-                a.name: {"every": a.every, "order": a.order, "delay": a.delay, "acts": [list(f) for f in a.acts]} for a in agents
+                a.name: {"every": a.every, "order": a.order, "delay": a.delay, "acts": [list(f) for f in a.acts]}
+                for a in agents
             },
         }
         record = cls(folder, whole, writing=True)
@@ -107,7 +115,9 @@ class Record:
             for name in COUNTS:
                 columns[name] = record._column(place, name, (rows,), "int64")
             for field in agent.acts:
-                columns[f"action.{field.name}"] = record._column(place, f"action.{field.name}", (rows, *field.shape), field.dtype)
+                columns[f"action.{field.name}"] = record._column(
+                    place, f"action.{field.name}", (rows, *field.shape), field.dtype
+                )
         record._save_meta()
         return record
 
@@ -124,8 +134,8 @@ class Record:
         columns, row = self.decisions[agent], slot // self._every[agent]
         columns["status"][row] = STATUSES.index(answer.status)
         columns["source"][row] = SOURCES.index(answer.source)
-        for name, value in answer.stamps.items():
-            columns[f"{name}_ns" if name in STAMPS else name][row] = value
+        for name, count in answer.stamps.items():
+            columns[f"{name}_ns" if name in STAMPS else name][row] = count
         for name, value in in_force.items():
             columns[f"action.{name}"][row] = value
         self._take("action", agent, slot, in_force)
@@ -154,10 +164,15 @@ class Record:
         for name, value in outcome.measures.items():
             self.slots[name][slot] = value
         self.slots["written"][slot] = True
-        self._take("outcome", "", slot, {**outcome.measures, **{f"reward.{k}": np.float64(v) for k, v in outcome.reward.items()}})
+        self._take(
+            "outcome",
+            "",
+            slot,
+            {**outcome.measures, **{f"reward.{k}": np.asarray(v) for k, v in outcome.reward.items()}},
+        )
 
     def prepare(self, outcome: Outcome) -> None:
-        """Make the columns of the slots, from an outcome that shows what there is; before a clock starts, if there is one."""
+        """Make the columns of the slots, as an outcome shows them; before a clock starts, where there is one."""
         rows = self.meta["slots"]
         for name in outcome.reward:
             self.slots[f"reward.{name}"] = self._column("slots", f"reward.{name}", (rows,), "float64")
@@ -175,7 +190,9 @@ class Record:
     def close(self, ended: str, why: str = "", **more: Any) -> None:
         """Write how the run ended ("finished", "interrupted" or "broken"), and the trajectory hash."""
         written = int(np.count_nonzero(self.slots["written"])) if self.slots else 0
-        self.meta.update(ended=ended, why=why, slots_written=written, trajectory_hash=self._trajectory.hexdigest(), **more)
+        self.meta.update(
+            ended=ended, why=why, slots_written=written, trajectory_hash=self._trajectory.hexdigest(), **more
+        )
         self._events.close()
         self._signals.close()
         self._save_meta()
@@ -189,7 +206,9 @@ class Record:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             except OSError as error:
                 raise RecordError(f"run folder {self.folder}: no room for {place}/{name}: {error}") from None
-        column[...] = np.nan if np.issubdtype(column.dtype, np.floating) else 0  # touches every page: no slot pays for it
+        column[...] = (
+            np.nan if np.issubdtype(column.dtype, np.floating) else 0
+        )  # touches every page: no slot pays for it
         return column
 
     def _take(self, kind: str, agent: str, slot: int, arrays: Arrays) -> None:
@@ -263,7 +282,8 @@ def signals(record: Record) -> Iterator[dict[str, Any]]:
             return
         message = msgspec.msgpack.decode(data[at + 4 : at + 4 + size])
         message["arrays"] = {
-            name: np.frombuffer(a["data"], dtype=a["dtype"]).reshape(a["shape"]) for name, a in message["arrays"].items()
+            name: np.frombuffer(a["data"], dtype=a["dtype"]).reshape(a["shape"])
+            for name, a in message["arrays"].items()
         }
         at += 4 + size
         yield message

@@ -95,7 +95,14 @@ class Learner:
 class Here:
     """A seat in this process. An error of its controller ends the run with the agent and the slot named."""
 
-    def __init__(self, controller: Controller, agent: Agent, others: tuple[str, ...] = (), learn: bool = True, learn_delay: int = 10):
+    def __init__(
+        self,
+        controller: Controller,
+        agent: Agent,
+        others: tuple[str, ...] = (),
+        learn: bool = True,
+        learn_delay: int = 10,
+    ):
         self.controller, self.agent, self.others = controller, agent, others
         self._learner = Learner(controller, learn_delay, wait=True, executor=WhenAsked()) if learn else None
         self.late: list[tuple[int, Mapping[str, int]]] = []  # nobody is late in lock-step
@@ -119,8 +126,12 @@ class Here:
                 stamps["weights"] = self._learner.weights
                 self._learner.after(seen.slot)
         except Exception as error:
-            raise ControllerError(f"controller of seat {self.agent.name!r} failed at slot {seen.slot}: {error!r}") from error
-        self._answers[seen.slot] = Answer(None, "invalid", reason=reason, stamps=stamps) if reason else Answer(action, stamps=stamps)
+            raise ControllerError(
+                f"controller of seat {self.agent.name!r} failed at slot {seen.slot}: {error!r}"
+            ) from error
+        self._answers[seen.slot] = (
+            Answer(None, "invalid", reason=reason, stamps=stamps) if reason else Answer(action, stamps=stamps)
+        )
 
     def take(self, slot: int) -> Answer:
         """The answer given when it was asked."""
@@ -128,7 +139,7 @@ class Here:
 
 
 @dataclass
-class InForce:
+class Standing:
     """What holds on a seat: the action, where it came from, since when, and how the last cycle went."""
 
     action: Arrays
@@ -168,7 +179,7 @@ def drive(
     world.reset(seed)
     agents = sorted(world.agents, key=lambda a: a.order)
     earned: dict[str, float | None] = {a.name: None for a in agents}
-    in_force = {a.name: InForce(_copy(world.default(a.name))) for a in agents}
+    in_force = {a.name: Standing(_copy(world.default(a.name))) for a in agents}
     flying: list[tuple[int, str, str, Arrays]] = []  # signals on their way: slot of arrival, receiver, sender, arrays
     stamps: dict[tuple[str, int], dict[str, int]] = {}
     for a in agents:
@@ -279,7 +290,11 @@ def run(
         controller = make_controller(seating.controller, a, agent_seed(scenario.seed, a.name), seating.options)
         seats[a.name] = Here(controller, a, tuple(n for n in names if n != a.name), seating.learn, seating.learn_delay)
     record = Record.create(
-        new_folder(scenario.name, out), world.agents, scenario.slots, describe(scenario, LockStep.name, "here"), scenario_text
+        new_folder(scenario.name, out),
+        world.agents,
+        scenario.slots,
+        describe(scenario, LockStep.name, "here"),
+        scenario_text,
     )
     ended, why = "broken", ""
     try:
@@ -303,7 +318,14 @@ def describe(scenario: Scenario, clock: str, seats: str) -> dict[str, Any]:
 
     resolved = msgspec.to_builtins(scenario)
     resolved.pop("folder")  # where it lay on the machine that flew it says nothing of the run
-    return {"scenario": scenario.name, "clock": clock, "seed": scenario.seed, "slot_s": scenario.slot_s, "seats": seats, "resolved": resolved}
+    return {
+        "scenario": scenario.name,
+        "clock": clock,
+        "seed": scenario.seed,
+        "slot_s": scenario.slot_s,
+        "seats": seats,
+        "resolved": resolved,
+    }
 
 
 def check_action(agent: Agent, action: Action, others: tuple[str, ...]) -> str:
@@ -327,7 +349,9 @@ def check_action(agent: Agent, action: Action, others: tuple[str, ...]) -> str:
             return f"{field.name} leaves [{field.low:g}, {field.high:g}]: {value.min()} to {value.max()}"
     unknown = set(action.values) - {field.name for field in agent.acts}
     if unknown:
-        return f"{', '.join(sorted(unknown))} is no part of the action; expected {', '.join(f.name for f in agent.acts)}"
+        return (
+            f"{', '.join(sorted(unknown))} is no part of the action; expected {', '.join(f.name for f in agent.acts)}"
+        )
     for to, arrays in action.signals.items():
         if to not in others:
             return f"a signal goes to {to!r}, which is no other agent; there are {', '.join(others) or 'none'}"

@@ -10,7 +10,8 @@ import importlib
 import inspect
 import tomllib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -40,19 +41,24 @@ class Seating(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     controller: Annotated[
         str,
-        Meta(description="a controller that ships (`ntn-twin list`), `module:Class`, or `external`: awaited on a socket"),
+        Meta(
+            description="a controller that ships (`ntn-twin list`), `module:Class`, or `external`: awaited on a socket"
+        ),
     ] = "hold"
     every: Annotated[int, Meta(ge=1, description="control cycle, slots; the world's own where not given")] | None = None
     delay: Annotated[int, Meta(ge=0, description="slots from observation to effect; 0: within the slot")] = 0
     window: (
-        Annotated[float, Meta(gt=0, le=1, description="delay 0: part of the slot, from its start, for answering")] | None
+        Annotated[float, Meta(gt=0, le=1, description="delay 0: part of the slot, from its start, for answering")]
+        | None
     ) = None
     on_miss: Annotated[
         Literal["hold", "default", "abort"],
         Meta(description="what is in force after a miss: the last action, the world's safe one, or the run ends"),
     ] = "hold"
     at_least: (
-        Annotated[tuple[Count, Count], Meta(description="(m, k): at least m on-time answers in any k cycles; a verdict")]
+        Annotated[
+            tuple[Count, Count], Meta(description="(m, k): at least m on-time answers in any k cycles; a verdict")
+        ]
         | None
     ) = None
     compute_scale: Annotated[
@@ -62,9 +68,9 @@ class Seating(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     learn_delay: Annotated[
         int, Meta(ge=1, description="slots from the data of an update to its first use; one that is late is counted")
     ] = 10
-    options: Annotated[dict[str, Any], Meta(description="the controller's own options; written beside the other keys")] = (
-        msgspec.field(default_factory=dict)
-    )
+    options: Annotated[
+        dict[str, Any], Meta(description="the controller's own options; written beside the other keys")
+    ] = msgspec.field(default_factory=dict)
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +93,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     patience_s: Annotated[
         float, Meta(gt=0, description="lockstep: how long an answer is awaited before the cycle counts as missing, s")
     ] = 30.0
-    seat_wait_s: Annotated[float, Meta(gt=0, description="how long a seat may stay empty before the run starts, s")] = 60.0
-    max_lag_s: Annotated[float, Meta(gt=0, description="realtime: a twin further behind than this ends the run, s")] = 1.0
+    seat_wait_s: Annotated[float, Meta(gt=0, description="how long a seat may stay empty before the run starts, s")] = (
+        60.0
+    )
+    max_lag_s: Annotated[float, Meta(gt=0, description="realtime: a twin further behind than this ends the run, s")] = (
+        1.0
+    )
     agents: dict[str, Seating] = msgspec.field(default_factory=dict)
     settings: Any = None
 
@@ -167,12 +177,14 @@ def build(scenario: Scenario) -> World:
     names = [agent.name for agent in world.agents]
     for name in scenario.agents:
         if name not in names:
-            raise ScenarioError(f"scenario {scenario.name}: agent.{name} is not a seat of {scenario.world}; {_known(name, names)}")
+            raise ScenarioError(
+                f"scenario {scenario.name}: agent.{name} is not a seat of {scenario.world}; {_known(name, names)}"
+            )
     _check_windows(scenario, world)
     return world
 
 
-def controller_class(name: str, where: str = "controller") -> type[Controller]:
+def controller_class(name: str, where: str = "controller") -> Callable[..., Controller]:
     """The class behind a controller's name or "module:Class". Raises ControllerError."""
     try:
         return _import(CONTROLLERS.get(name, name), where, CONTROLLERS)[1]
@@ -191,7 +203,9 @@ def make_controller(name: str, agent: Agent, seed: int, options: Mapping[str, An
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for key, value in options.items():
         if key not in known and not anything:
-            raise ControllerError(f"agent.{agent.name}.{key} is neither a seat's key nor an option of {name}; {_known(key, known)}")
+            raise ControllerError(
+                f"agent.{agent.name}.{key} is neither a seat's key nor an option of {name}; {_known(key, known)}"
+            )
         try:
             msgspec.convert(value, known.get(key, Any))
         except msgspec.ValidationError as error:
@@ -201,7 +215,9 @@ def make_controller(name: str, agent: Agent, seed: int, options: Mapping[str, An
 
 def agent_seed(seed: int, agent: str) -> int:
     """The seed of a seat's controller: the scenario's, mixed with the seat's name; 63 bits."""
-    return int(np.random.SeedSequence([seed, zlib.crc32(agent.encode())]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(
+        np.random.SeedSequence([seed, zlib.crc32(agent.encode())]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
 
 
 def window_of(agent: Agent, agents: tuple[Agent, ...]) -> float:
@@ -214,7 +230,7 @@ def window_of(agent: Agent, agents: tuple[Agent, ...]) -> float:
 
 def _check_windows(scenario: Scenario, world: World) -> None:
     within = sorted((a for a in world.agents if a.delay == 0), key=lambda a: a.order)
-    for first, second in zip(within, within[1:]):
+    for first, second in pairwise(within):
         if first.order < second.order and window_of(first, world.agents) >= window_of(second, world.agents):
             raise ScenarioError(
                 f"scenario {scenario.name}: agent.{second.name} answers after agent.{first.name}, so its window "
@@ -229,7 +245,9 @@ def _seating(table: Any, name: str, agent: str) -> Seating:
     options = {key: value for key, value in table.items() if key not in own}
     seating = _convert(Seating, {k: v for k, v in table.items() if k in own}, name, f"agent.{agent}")
     if seating.at_least is not None and seating.at_least[0] > seating.at_least[1]:
-        raise ScenarioError(f"scenario {name}: agent.{agent}.at_least is (m, k) with m <= k, got {list(seating.at_least)}")
+        raise ScenarioError(
+            f"scenario {name}: agent.{agent}.at_least is (m, k) with m <= k, got {list(seating.at_least)}"
+        )
     if options and seating.controller == EXTERNAL:
         key = next(iter(options))
         raise ScenarioError(f"scenario {name}: agent.{agent}.{key} is not a seat's key; {_known(key, own)}")
@@ -255,8 +273,12 @@ def _convert(kind: type, keys: dict[str, Any], name: str, prefix: str) -> Any:
         if "unknown field" in what:
             key = what.split("`")[1]
             fields = _fields_at(kind, path)
-            raise ScenarioError(f"scenario {name}: {'.'.join(p for p in (dotted, key) if p)} is not a key; {_known(key, fields)}") from None
-        raise ScenarioError(f"scenario {name}: {dotted + ': ' if dotted else ''}{what[0].lower() + what[1:]}, got {value!r}") from None
+            raise ScenarioError(
+                f"scenario {name}: {'.'.join(p for p in (dotted, key) if p)} is not a key; {_known(key, fields)}"
+            ) from None
+        raise ScenarioError(
+            f"scenario {name}: {dotted + ': ' if dotted else ''}{what[0].lower() + what[1:]}, got {value!r}"
+        ) from None
 
 
 def _fields_at(kind: Any, path: str) -> list[str]:

@@ -140,7 +140,7 @@ def _parse(text: str, source: str, broken: Broken, wanted: str) -> list[Satellit
 
 
 def _each_set(text: str, wanted: str) -> Iterator[tuple[int, Satellite | str]]:
-    """The line number and either the satellite or what is wrong with it, for each set whose name is wanted, or has none."""
+    """Of each set that has no name or a wanted one: the line number, and the satellite or what is wrong with it."""
     numbered = ((number, line.rstrip()) for number, line in enumerate(text.splitlines(), start=1))
     lines = [(number, line) for number, line in numbered if line and not line.startswith("#")]
     name, name_at = "", 0

@@ -65,7 +65,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Action:
-    """What an agent answers: arrays for the world, and signals to other agents by receiver (their bytes are counted)."""
+    """What an agent answers: arrays for the world, and signals by receiver, whose bytes are counted."""
 
     values: Arrays
     signals: Mapping[str, Arrays] = field(default_factory=dict)
