@@ -1,14 +1,12 @@
-"""The command `ntn-twin`: verbs, tables, progress.
+"""The command `ntn-twin`: verbs, tables, picture.
 
-Exit codes: 0 fine; 1 the run broke one of its own limits; 2 bad input; 3 a controller never came; 130 stopped by Ctrl-C.
+Exit codes: 0 fine; 1 the run broke one of its own limits; 2 bad input; 3 a controller never came; 130 Ctrl-C.
 Tables and progress are for people; `--json` puts exactly one object on stdout for machines.
 """
 
 import json
 import signal
 import sys
-import threading
-import time
 import tomllib
 import warnings
 from pathlib import Path
@@ -19,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hil import latency
+from hil.picture import Picture
 from twin.errors import ScenarioError, TwinError
-from twin.types import Outcome
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
 err = Console(stderr=True, highlight=False)
@@ -173,16 +171,16 @@ def run(
     text = _scenario_text(scenario)
     there = processes or loaded.clock == "realtime" or any(s.controller == EXTERNAL for s in loaded.agents.values())
     signal.signal(signal.SIGTERM, _interrupt)
-    progress = Progress(loaded)
+    picture = Picture(loaded)
     try:
-        with progress:
+        with picture:
             if there:
                 record = launch.run(
-                    loaded, out=folder, bind=bind, watch=progress.watch, say=progress.say, scenario_text=text
+                    loaded, out=folder, bind=bind, watch=picture.watch, say=picture.say, scenario_text=text
                 )
             else:
-                progress.say("compiling and building the world")
-                record = run_here(loaded, out=folder, watch=progress.watch, scenario_text=text)
+                picture.say("compiling and building the world")
+                record = run_here(loaded, out=folder, watch=picture.watch, scenario_text=text)
     except KeyboardInterrupt:
         err.print("stopped; what was flown is in the record")
         if (folder / "meta.json").exists():
@@ -279,77 +277,6 @@ def _fits(controller: str, agent: str) -> bool:
     return {"rollout": "leo", "trpo": "ue"}.get(controller, agent) == agent
 
 
-class Progress:
-    """A line on stderr that says where the run is, four times a second, drawn in a thread beside the loop."""
-
-    EVERY_S = 0.25
-
-    def __init__(self, scenario: Any):
-        self.scenario = scenario
-        self.slot = -1
-        self.outcome: Outcome | None = None
-        self._begun = time.monotonic()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._draw, daemon=True)
-        self._live = sys.stderr.isatty()
-        self._names = self._satellites()
-
-    def __enter__(self) -> "Progress":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        if self.slot >= 0:
-            self._write(self._line(), end="\n")
-
-    def say(self, text: str) -> None:
-        """Tell what is going on before the first slot."""
-        self._write(text, end="\n")
-
-    def watch(self, slot: int, outcome: Outcome) -> None:
-        """Called by the loop: keeps what it is given, and nothing more."""
-        self.slot, self.outcome = slot, outcome
-
-    def _draw(self) -> None:
-        every = self.EVERY_S if self._live else 5.0  # a log wants fewer lines than a terminal
-        while not self._done.wait(every):
-            if self.slot >= 0:
-                self._write(self._line(), end="" if self._live else "\n")
-
-    def _line(self) -> str:
-        done, total = self.slot + 1, self.scenario.slots
-        bar = "#" * (20 * done // total)
-        text = f"[{bar:<20}] slot {done}/{total}  {done * self.scenario.slot_s:6.1f} s"
-        measures = dict(self.outcome.measures) if self.outcome else {}
-        if "elevation_deg" in measures and "satellite" in measures:
-            number = int(measures["satellite"])
-            who = self._names.get(number, str(number)) if number else "nobody serves"
-            text += f"  {who}"
-            if number:
-                text += (
-                    f"  elevation {float(measures['elevation_deg']):4.1f} deg {'LOS ' if measures['los'] else 'NLOS'}"
-                )
-                used = int(measures["used_rb"].sum())
-                text += f"  {float(measures['rate_bps']) / 1e6:6.1f} Mbit/s on {used} groups, asked {float(measures['demand_bps']) / 1e6:.0f}"
-        return text
-
-    def _write(self, text: str, end: str) -> None:
-        sys.stderr.write(("\r\x1b[2K" if self._live else "") + text + end)
-        sys.stderr.flush()
-
-    def _satellites(self) -> dict[int, str]:
-        sky = getattr(self.scenario.settings, "sky", None)
-        if sky is None:
-            return {}
-        from twin.tle import read_tle
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whoever builds the world says it
-            return {s.number: s.name for s in read_tle(Path(self.scenario.folder) / sky.tle, name=sky.name)}
-
-
 def _show(record: Any, as_json: bool) -> None:
     result = latency.report(record)
     if as_json:
@@ -363,9 +290,8 @@ def _show(record: Any, as_json: bool) -> None:
     hash_ = result.trajectory_hash or "none: the run did not end"
     console.print(f"trajectory {hash_}")
     if result.ended != "finished":
-        console.print(
-            f"the run {result.ended if result.ended != 'running' else 'was killed'}: {result.why or 'no reason recorded'}"
-        )
+        ended = "was killed" if result.ended == "running" else result.ended
+        console.print(f"the run {ended}: {result.why or 'no reason recorded'}")
     console.print(f"run folder {result.run}")
 
 
@@ -474,7 +400,7 @@ def _interrupt(*_: object) -> None:
 
 def main() -> None:
     """Run the command; what went wrong is one message on stderr and an exit code."""
-    warnings.showwarning = lambda message, *_, **__: err.print(f"warning: {message}", soft_wrap=True)  # type: ignore[assignment]
+    warnings.showwarning = lambda message, *_, **__: err.print(f"warning: {message}", soft_wrap=True)
     try:
         app(standalone_mode=True)
     except TwinError as error:

@@ -17,7 +17,7 @@ from hil.clock import RealTime
 from hil.hub import Hub, There, facts_of
 from twin.errors import ControllerError, ScenarioError, TwinError
 from twin.record import Record, new_folder
-from twin.runner import LockStep, describe, drive
+from twin.runner import LockStep, Watch, describe, drive
 from twin.scenario import EXTERNAL, Scenario, agent_seed, build
 from twin.types import Outcome, World
 
@@ -98,7 +98,7 @@ def run(
     clock: str | None = None,
     out: str | Path | None = None,
     bind: str | None = None,
-    watch: Callable[[int, Outcome], None] | None = None,
+    watch: Watch | None = None,
     say: Callable[[str], None] = lambda text: None,
     scenario_text: str = "",
 ) -> Record:
@@ -107,7 +107,7 @@ def run(
     clock   "lockstep" or "realtime"; None takes the scenario's
     out     the run folder; None makes one under runs/
     bind    the address controllers connect to; None: a free port, or tcp://127.0.0.1:5555 when a seat is external
-    watch   called after each slot with its outcome; must return at once
+    watch   called after each slot with its outcome and the tally of cycles; must return at once
     say     told what is going on before the clock starts, for a person to read
 
     Returns the record. Raises ScenarioError, ControllerError, SeatEmpty before the start, RunBroken after it; whatever

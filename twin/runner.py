@@ -5,6 +5,7 @@ The answer to observation n takes effect at slot n + delay: never earlier, and l
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from twin.record import Record, new_folder
 from twin.scenario import EXTERNAL, Scenario, agent_seed, build, make_controller
 from twin.types import Action, Agent, Answer, Arrays, Clock, Controller, Job, Observation, Outcome, Seat, World
 
+Watch = Callable[[int, Outcome, Mapping[str, Mapping[str, int]]], None]
 ANY_DTYPE = ("float64", "float32", "int64", "int32", "uint8", "bool")
 
 
@@ -167,12 +169,12 @@ def drive(
     seed: int,
     record: Record,
     on_miss: Mapping[str, str] | None = None,
-    watch: Callable[[int, Outcome], None] | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Play `slots` slots of a world with somebody on each seat.
 
     on_miss  by agent: "hold" (default), "default" or "abort"
-    watch    called after each slot with its outcome; must return at once
+    watch    called after each slot with its outcome and how many cycles of each agent ended how; must return at once
 
     Raises RunBroken when an agent whose on_miss is "abort" misses, or when the clock's own limit is passed.
     """
@@ -182,6 +184,7 @@ def drive(
     in_force = {a.name: Standing(_copy(world.default(a.name))) for a in agents}
     flying: list[tuple[int, str, str, Arrays]] = []  # signals on their way: slot of arrival, receiver, sender, arrays
     stamps: dict[tuple[str, int], dict[str, int]] = {}
+    tally: dict[str, Counter[str]] = {a.name: Counter() for a in agents}
     for a in agents:
         world.apply(a.name, in_force[a.name].action)
 
@@ -225,6 +228,7 @@ def drive(
             holds.source = "hold"
         arrived, due = answer.stamps.get("arrived", 0), stamps[a.name, slot]["due"]
         holds.status = answer.status
+        tally[a.name][answer.status] += 1
         holds.slack_us = (due - arrived) / 1e3 if due and arrived and answer.status == "on_time" else None
         answer = answer._replace(source=holds.source, stamps={**stamps.pop((a.name, slot)), **answer.stamps})
         record.decision(a.name, slot, answer, holds.action)
@@ -262,7 +266,7 @@ def drive(
         record.slot(slot, outcome)
         done = outcome.done
         if watch is not None:
-            watch(slot, outcome)
+            watch(slot, outcome, tally)
         slot += 1
     for a in agents:
         note_late(a)
@@ -272,7 +276,7 @@ def drive(
 def run(
     scenario: Scenario,
     out: str | Path | None = None,
-    watch: Callable[[int, Outcome], None] | None = None,
+    watch: Watch | None = None,
     scenario_text: str = "",
 ) -> Record:
     """Fly a scenario in lock-step in this process, whatever its `clock` says, and return its record.

@@ -1,0 +1,64 @@
+"""The picture of a run: the sky as on a map, the state in words."""
+
+import io
+
+import numpy as np
+
+from hil.picture import Picture, sky_plot
+from twin import load
+from twin.geometry import Look
+from twin.types import Outcome
+
+
+def looks(azimuth_deg, elevation_deg):
+    n = np.zeros(len(azimuth_deg))
+    return Look(
+        elevation_deg=np.array(elevation_deg, float),
+        azimuth_deg=np.array(azimuth_deg, float),
+        slant_range_m=n,
+        range_rate_m_s=n,
+        doppler_hz=n,
+        propagation_delay_s=n,
+    )
+
+
+def test_zenith_is_in_the_middle_north_is_up_and_east_is_right():
+    lines = sky_plot(looks([0, 90, 200, 0], [90, 45, 10, -5]), serving=0, mask_deg=30.0, radius=8)
+    assert len(lines) == 17
+    assert {len(line) for line in lines} == {33}
+    assert lines[8][16] == "@"
+    assert lines[8][24] == "o"
+    assert (lines[0][16], lines[16][16], lines[8][0], lines[8][32]) == ("N", "S", "W", "E")
+    assert "".join(lines).count(".") == 1
+
+
+def outcome(number):
+    measures = {
+        "satellite": np.int64(number),
+        "elevation_deg": np.float64(81.2),
+        "los": np.bool_(True),
+        "rate_bps": np.float64(2.5e8),
+        "demand_bps": np.float64(2e8),
+    }
+    return Outcome({"leo": 0.0, "ue": 0.0}, measures)
+
+
+def test_line_of_a_log_says_where_the_run_is_and_who_kept_up():
+    stream = io.StringIO()
+    picture = Picture(load("baseline"), stream)
+    with picture:
+        picture.watch(149, outcome(44920), {"leo": {"on_time": 15}, "ue": {"on_time": 148, "late": 2}})
+    assert stream.getvalue() == (
+        "slot 150/300  15.0 s  @ STARLINK-1102  81.2 deg high, in sight  250 Mbit/s, 200 asked  "
+        "leo: 15 of 15 on time  ue: 148 of 150 on time\n"
+    )
+
+
+def test_picture_shows_the_serving_satellite_near_the_zenith_of_its_pass():
+    picture = Picture(load("baseline"), io.StringIO())
+    picture.watch(200, outcome(44920), {"leo": {"on_time": 21}})
+    lines = picture.lines()
+    assert any("@" in line[10:24] for line in lines[6:11])
+    assert any("2022-02-22 13:10:50 UTC, lockstep" in line for line in lines)
+    picture.watch(201, outcome(0), {})
+    assert "nobody serves" in "\n".join(picture.lines())
