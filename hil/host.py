@@ -6,7 +6,6 @@ after the answer has left; when the twin is gone the process ends by itself.
 
 import gc
 import os
-import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -199,22 +198,3 @@ def _still_open(asked: list[tuple[int, wire.Asked]]) -> list[tuple[int, wire.Ask
     now = time.monotonic_ns()
     deadlines = [m.t_mono_ns + float(m.timing.get("deadline_us") or 0.0) * NS_PER_US for _, m in asked]
     return [*(a for a, due_ns in zip(asked[:-1], deadlines) if due_ns > now), asked[-1]]
-
-
-def main(arguments: list[str]) -> int:
-    """`python -m hil.host CONTROLLER AGENT ADDRESS`: what the runner starts, light enough to start fast."""
-    from twin.errors import TwinError
-
-    name, agent, connect = arguments
-    try:
-        serve(name, agent, connect)
-    except TwinError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

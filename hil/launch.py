@@ -1,12 +1,15 @@
 """Fly a scenario with a process on each seat: sockets, clock, controller processes, and no child left behind."""
 
+import contextlib
 import gc
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ class Crew:
     def start(self, agent: str, controller: str, address: str) -> None:
         """Start a controller on a seat."""
         self.folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "hil.host", controller, agent, address]
+        command = [sys.executable, "-m", "hil", controller, agent, address]
         with self._log(agent).open("wb") as log:
             self._processes[agent] = subprocess.Popen(  # a session of its own: Ctrl-C is the twin's to handle
                 command,
@@ -159,8 +162,9 @@ def run(
         raise
     finally:
         gc.unfreeze()
-        hub.stop(why or ended)
-        crew.stop()
+        with _undisturbed():
+            hub.stop(why or ended)
+            crew.stop()
         overruns = ticking.overrun_slots if isinstance(ticking, RealTime) else None
         messages = {
             name: {"stale": s.stale, "duplicates": s.duplicates, "client": s.client} for name, s in hub.seats.items()
@@ -196,6 +200,20 @@ def _seat(hub: Hub, scenario: Scenario, world: World, name: str, clock: str) -> 
     )
     scale = seating.compute_scale if clock == RealTime.name else 1.0
     return There(hub, agent, others, welcome, scenario.patience_s, scale)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C must not leave controllers behind: it waits until they are gone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
 
 
 def _warm_up(world: World, seed: int) -> Outcome:

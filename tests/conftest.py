@@ -33,4 +33,4 @@ def _children() -> set[int]:
     listed = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
     )
-    return {int(line.split()[0]) for line in listed.stdout.splitlines() if "hil.host" in line}
+    return {int(line.split()[0]) for line in listed.stdout.splitlines() if "-m hil " in line}

@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_a_complete_record_and_no_child(tmp_path):
     assert record["written"][:written].all()
     assert np.isfinite(record["sum"][:written]).all()
     assert np.isnan(record["sum"][written:]).all()
-    assert not _alive("hil.host", str(out))
+    assert not _alive("-m hil", "toys:Echo")
 
 
 def test_killed_twin_leaves_readable_slots_and_its_controllers_leave(tmp_path):

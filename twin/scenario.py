@@ -289,7 +289,7 @@ def _fields_at(kind: Any, path: str) -> list[str]:
 
 def _known(key: str, known: Any) -> str:
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-    listed = f"there are {', '.join(sorted(known))}" if known else "there are none"
+    listed = f"there are {', '.join(sorted(known))}" if known else "it knows none"
     return f"did you mean {close[0]}? {listed}" if close else listed
 
 
