@@ -187,7 +187,7 @@ def run(
             _show(Record.open(folder), as_json)
         raise typer.Exit(INTERRUPTED) from None
     except TwinError:
-        if list((folder / "slots").glob("*.npy")):
+        if (folder / "meta.json").exists() and latency.report(Record.open(folder)).slots:
             err.print(f"what was recorded is in {folder}")
         raise
     _show(Record.open(record.folder), as_json)

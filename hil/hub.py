@@ -23,6 +23,8 @@ from twin.units import NS_PER_S
 CLOCK_ID = "monotonic"
 READ_AT_ONCE = 64  # messages read before the time is looked at again, so that a flood cannot hold the loop up
 WELCOME_EVERY_NS = NS_PER_S // 10
+DOUBT_NS = NS_PER_S  # after somebody unsubscribed, seats are probed for so long
+PROBE_EVERY_NS = NS_PER_S // 500
 LIVENESS_NS = NS_PER_S // 5  # how often somebody else's death is looked for while we wait
 CLIENT_STAMPS = ("waiting", "received", "decoded", "acted", "replied", "cpu_ns")
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
@@ -44,6 +46,7 @@ class Hub:
         self.refused = 0
         self.looked_ns = 0  # when the sockets were last found empty
         self._noted: Counter[str] = Counter()
+        self._doubt_until_ns = self._probe_ns = 0
         self._topics: Counter[bytes] = Counter()
         self._context = zmq.Context()
         self._out, self._in = self._context.socket(zmq.XPUB), self._context.socket(zmq.ROUTER)
@@ -98,7 +101,8 @@ class Hub:
             if rest <= 0:
                 return
             if rest > SPIN_NS:  # the descriptors tell of edges, so everything was read before we sleep on them
-                select.select(self._fds, [], [], min(rest - SPIN_NS, LIVENESS_NS) / NS_PER_S)
+                nap_ns = PROBE_EVERY_NS if time.monotonic_ns() < self._doubt_until_ns else LIVENESS_NS
+                select.select(self._fds, [], [], min(rest - SPIN_NS, nap_ns) / NS_PER_S)
                 self.alive()
 
     def note(self, kind: str, **what: Any) -> None:
@@ -122,8 +126,12 @@ class Hub:
                 break
             self._incoming(frames, time.monotonic_ns())
         self.looked_ns = now
+        if now < self._doubt_until_ns and now >= self._probe_ns:
+            self._probe_ns = now + PROBE_EVERY_NS  # its other connection may close a little later
+            for seat in self.seats.values():
+                seat.probe()
         for seat in self.seats.values():
-            seat.tend(time.monotonic_ns())
+            seat.tend(now)
 
     def _subscription(self, message: bytes) -> None:
         topic = message[1:]
@@ -131,9 +139,7 @@ class Hub:
             self._topics[topic] += 1
         else:
             self._topics[topic] -= 1
-            for seat in self.seats.values():  # a watcher may have left, or a controller: ask
-                if seat.identity is not None and not self.reaches(seat.identity, seat.agent.name):
-                    seat.leave("its connection closed")
+            self._doubt_until_ns = time.monotonic_ns() + DOUBT_NS  # a watcher left, or a controller
 
     def subscribed(self, agent: str) -> bool:
         """Whether anybody listens to what this agent is told."""
@@ -171,11 +177,9 @@ class Hub:
         if hello.protocol != wire.PROTOCOL:
             self._refuse(identity, hello.agent, f"protocol {hello.protocol}, this twin speaks {wire.PROTOCOL}")
             return
-        if seat.identity is not None and seat.identity != identity:
-            if self.reaches(seat.identity, hello.agent):
-                self._refuse(identity, hello.agent, f"seat {hello.agent!r} is taken by {seat.client or 'somebody'}")
-                return
-            seat.leave("its connection closed")
+        if seat.identity is not None and seat.identity != identity and seat.probe():
+            self._refuse(identity, hello.agent, f"seat {hello.agent!r} is taken by {seat.client or 'somebody'}")
+            return
         if seat.identity is None:
             seat.sit(identity, hello)
 
@@ -274,6 +278,12 @@ class There:
         self.hub.note("vacant", agent=self.agent.name, client=self.client, reason=why)
         self.identity, self.ready = None, False
 
+    def probe(self) -> bool:
+        """Whether somebody still sits here; who cannot be reached has left."""
+        if self.identity is not None and not self.hub.reaches(self.identity, self.agent.name):
+            self.leave("its connection closed")
+        return self.identity is not None
+
     def tend(self, now: int) -> None:
         """Welcome who has not yet heard it; give up on who promised heartbeats and fell silent."""
         if self.identity is None:
@@ -325,7 +335,7 @@ class There:
         elif answer is None:
             self._missed = (slot, sent_ns)
         if answer is None:
-            reason = "the seat is vacant" if self.identity is None else "no answer by the deadline"
+            reason = "no answer by the deadline" if self.probe() else "the seat is vacant"
             return Answer(None, "missing", reason=reason, stamps={"sent": sent_ns})
         return answer
 

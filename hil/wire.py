@@ -7,7 +7,7 @@ the byte before anything is done with it.
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,7 +19,8 @@ PROTOCOL = 1
 MAX_BODY_BYTES = 1 << 20  # of an answer we decode; a larger one is an invalid cycle
 MAX_MESSAGE_BYTES = 8 << 20  # of anything a peer may send; ZeroMQ disconnects whoever sends more
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float64", "float32", "int64", "int32", "uint8", "bool")}
-NAMES = {np.dtype(name).newbyteorder(order): name for name in DTYPES for order in "<>="}
+ORDERS: tuple[Literal["<"], Literal[">"]] = ("<", ">")
+NAMES = {np.dtype(name).newbyteorder(order): name for name in DTYPES for order in ORDERS}
 
 
 class Packed(msgspec.Struct):

@@ -254,6 +254,7 @@ def test_second_taker_of_a_seat_is_refused_with_the_reason(tmp_path):
         assert "is taken" in msgspec.msgpack.decode(second.dealer.recv_multipart()[1])["reason"]
         first.close()
         hub.listen(time.monotonic_ns() + 5 * 10**9, lambda: seat.identity is None)
+        assert seat.identity is None
         second.hello()
         hub.listen(time.monotonic_ns() + 5 * 10**9, lambda: seat.taken)
         assert seat.taken
