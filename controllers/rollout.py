@@ -275,7 +275,7 @@ class Rollout:
         position_m = track(seen.values["ephemeris_m"], seen.values["ephemeris_s"], at_s)[0][0]
         last = slice(-self.cycle_slots, None)
         snr_db = np.maximum(to_db(snr[:, last]), self.floor_db)  # (n_beams, T), of any group that is used
-        used = (self.sets[:, None, :] & reference_rb[None, last]).any(axis=2)  # (n_sets, T)
+        used = (self.sets[:, None, :] & reference_rb[None, last]).any(axis=2) | (not self.literal)  # (n_sets, T)
         slot_snr_db = np.where(used[None], snr_db[:, None], self.floor_db)
         positions_m = np.broadcast_to(position_m, (*slot_snr_db.shape[:2], 3))
         states = self.state(positions_m, slot_snr_db).reshape(-1, 3 + self.cycle_slots)

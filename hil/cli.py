@@ -24,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 err = Console(stderr=True, highlight=False)
 
 INTERRUPTED = 130
+MOST_HOURS = 240  # element sets are worth nothing after ten days
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, nothing else")]
 Set = Annotated[
     list[str] | None,
@@ -56,7 +57,8 @@ def list_(as_json: Json = False) -> None:
 def passes(
     scenario: ScenarioName = "quickstart",
     hours: Annotated[
-        float | None, typer.Option(help="length of the window from the scenario's start; default: the run's own length")
+        float | None,
+        typer.Option(help="length of the window from the scenario's start; default: the run's own length"),
     ] = None,
     mask_deg: Annotated[float | None, typer.Option(help="elevation mask, degrees; default: the scenario's")] = None,
     set_: Set = None,
@@ -70,6 +72,10 @@ def passes(
     loaded = load(scenario, _overrides(set_))
     if not hasattr(loaded.settings, "sky"):
         raise ScenarioError(f"scenario {loaded.name}: world {loaded.world} has no sky")
+    if hours is not None and not 0 < hours <= MOST_HOURS:
+        raise ScenarioError(f"--hours must be more than 0 and at most {MOST_HOURS}, got {hours:g}")
+    if mask_deg is not None and not 0 <= mask_deg < 90:
+        raise ScenarioError(f"--mask-deg must be at least 0 and less than 90, got {mask_deg:g}")
     found = _passes(loaded, hours, mask_deg)
     if as_json:
         _print_json({"scenario": loaded.name, **found})
@@ -170,6 +176,7 @@ def run(
     folder = new_folder(loaded.name, out)
     text = _scenario_text(scenario)
     there = processes or loaded.clock == "realtime" or any(s.controller == EXTERNAL for s in loaded.agents.values())
+    fresh = not folder.exists()
     signal.signal(signal.SIGTERM, _interrupt)
     picture = Picture(loaded)
     try:
@@ -183,11 +190,11 @@ def run(
                 record = run_here(loaded, out=folder, watch=picture.watch, scenario_text=text)
     except KeyboardInterrupt:
         err.print("stopped; what was flown is in the record")
-        if (folder / "meta.json").exists():
+        if fresh and (folder / "meta.json").exists():
             _show(Record.open(folder), as_json)
         raise typer.Exit(INTERRUPTED) from None
     except TwinError:
-        if (folder / "meta.json").exists() and latency.report(Record.open(folder)).slots:
+        if fresh and (folder / "meta.json").exists() and latency.report(Record.open(folder)).slots:
             err.print(f"what was recorded is in {folder}")
         raise
     _show(Record.open(record.folder), as_json)
@@ -291,8 +298,8 @@ def _show(record: Any, as_json: bool) -> None:
     console.print(f"trajectory {hash_}")
     if result.ended != "finished":
         ended = "was killed" if result.ended == "running" else result.ended
-        console.print(f"the run {ended}: {result.why or 'no reason recorded'}")
-    console.print(f"run folder {result.run}")
+        console.print(f"the run {ended}: {result.why or 'no reason recorded'}", soft_wrap=True)
+    console.print(f"run folder {result.run}", soft_wrap=True)
 
 
 def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:

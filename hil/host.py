@@ -17,7 +17,7 @@ from zmq.utils.monitor import recv_monitor_message
 from hil import wire
 from twin.errors import ControllerError, SeatEmpty, WireError
 from twin.runner import Learner
-from twin.scenario import make_controller
+from twin.scenario import controller_class, make_controller
 from twin.types import Agent, Controller, Observation
 from twin.units import NS_PER_US
 
@@ -44,6 +44,8 @@ def serve(
     Raises SeatEmpty when no twin welcomed us, ControllerError when it refused us or is gone, WireError.
     """
     out, into = wire.endpoints(connect)
+    if isinstance(controller, str):
+        controller_class(controller)  # said at once, not after the twin was found
     context = zmq.Context()
     sub, dealer = context.socket(zmq.SUB), context.socket(zmq.DEALER)
     for socket in (sub, dealer):

@@ -163,7 +163,7 @@ class LatencyReport:
 def report(record: Record) -> LatencyReport:
     """Read a run's record, finished or not."""
     meta = record.meta
-    written = np.asarray(record.slots["written"]) if record.slots else np.zeros(0, dtype=bool)
+    written = np.asarray(record.slots["written"]) if "written" in record.slots else np.zeros(0, dtype=bool)
     overruns = meta.get("overrun_slots")
     return LatencyReport(
         run=str(record.folder),
@@ -251,7 +251,7 @@ def _parts_us(column: dict[str, np.ndarray], realtime: bool) -> dict[str, np.nda
         "observe": at["observed"] - at["begin"],
         "encode": sent - at["observed"],
         "wire_out": np.maximum(at["received"] - np.maximum(sent, waiting), 0.0),
-        "queue": np.maximum(waiting - sent, 0.0),
+        "queue": np.where(np.isnan(at["received"]), np.nan, np.maximum(waiting - sent, 0.0)),
         "decode": at["decoded"] - picked,
         "compute": at["acted"] - at["decoded"],
         "emulation": emulation + zero,

@@ -82,11 +82,9 @@ def settled(folder, agent):
 def controllers_of(address):
     """Process ids of the controllers that were started for a twin at this address."""
     listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "hil.host" in line and address in line]
+    return [int(line.split()[0]) for line in listed.splitlines() if " -m hil " in line and line.endswith(address)]
 
 
 def timeless(text):
     """The text with every time in microseconds blotted out: those differ from run to run."""
     return re.sub(r" +\d+ us", "  # us", text)
-
-

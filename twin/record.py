@@ -103,8 +103,11 @@ class Record:
                 for a in agents
             },
         }
-        record = cls(folder, whole, writing=True)
-        (folder / "scenario.toml").write_text(scenario_text, encoding="utf-8")
+        try:
+            record = cls(folder, whole, writing=True)
+            (folder / "scenario.toml").write_text(scenario_text, encoding="utf-8")
+        except OSError as error:
+            raise RecordError(f"run folder {folder} cannot be written: {error}") from None
         for agent in agents:
             rows, place = -(-slots // agent.every), f"decisions/{agent.name}"
             columns = record.decisions[agent.name]
@@ -174,12 +177,12 @@ class Record:
     def prepare(self, outcome: Outcome) -> None:
         """Make the columns of the slots, as an outcome shows them; before a clock starts, where there is one."""
         rows = self.meta["slots"]
+        self.slots["written"] = self._column("slots", "written", (rows,), "bool")  # first: it says what the others hold
         for name in outcome.reward:
             self.slots[f"reward.{name}"] = self._column("slots", f"reward.{name}", (rows,), "float64")
         for name, value in outcome.measures.items():
             value = np.asarray(value)
             self.slots[name] = self._column("slots", name, (rows, *value.shape), value.dtype.name)
-        self.slots["written"] = self._column("slots", "written", (rows,), "bool")
 
     def event(self, kind: str, **what: Any) -> None:
         """Note an event, with the monotonic time it was noticed."""
@@ -199,16 +202,15 @@ class Record:
 
     def _column(self, place: str, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         path = self.folder / place / f"{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        column = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-        with path.open("rb+") as file:  # the disk must be full now, not in the middle of the run
-            try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            column = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+            with path.open("rb+") as file:  # a full disk must be found out now, not in the middle of the run
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            except OSError as error:
-                raise RecordError(f"run folder {self.folder}: no room for {place}/{name}: {error}") from None
-        column[...] = (
-            np.nan if np.issubdtype(column.dtype, np.floating) else 0
-        )  # touches every page: no slot pays for it
+        except OSError as error:
+            raise RecordError(f"run folder {self.folder}: no room for {place}/{name}: {error}") from None
+        nothing = np.nan if np.issubdtype(column.dtype, np.floating) else 0
+        column[...] = nothing  # touches every page, so that no slot pays for it
         return column
 
     def _take(self, kind: str, agent: str, slot: int, arrays: Arrays) -> None:
@@ -291,7 +293,10 @@ def signals(record: Record) -> Iterator[dict[str, Any]]:
 
 def _columns(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     for path in sorted(folder.glob("*.npy")):
-        yield path.name.removesuffix(".npy"), np.load(path, mmap_mode="r")
+        try:
+            yield path.name.removesuffix(".npy"), np.load(path, mmap_mode="r")
+        except EOFError:
+            continue  # the run was killed while it made this column: nothing was ever in it
 
 
 def _versions() -> dict[str, str]:

@@ -62,7 +62,7 @@ class Seating(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         | None
     ) = None
     compute_scale: Annotated[
-        float, Meta(ge=1, description="emulate a computer this many times slower than this one (real time)")
+        float, Meta(ge=1, le=1e6, description="emulate a computer this many times slower than this one (real time)")
     ] = 1.0
     learn: Annotated[bool, Meta(description="false flies fixed weights")] = True
     learn_delay: Annotated[
@@ -84,21 +84,22 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     world: Annotated[str, Meta(description="a world that ships (`ntn-twin list`) or `module:Class`")]
     slots: Annotated[int, Meta(ge=1, description="length of the run, slots")]
-    slot_s: Annotated[float, Meta(gt=0, description="length of a slot, s")] = 0.1
+    slot_s: Annotated[float, Meta(gt=0, le=3600, description="length of a slot, s")] = 0.1
     seed: Annotated[int, Meta(ge=0, description="of the world and, with their names, of the controllers")] = 1
     clock: Annotated[
         Literal["lockstep", "realtime"], Meta(description="whom the twin waits for: the answers, or nobody")
     ] = "lockstep"
-    rt_factor: Annotated[float, Meta(gt=0, description="realtime: simulated seconds per wall second")] = 1.0
+    rt_factor: Annotated[float, Meta(gt=0, le=1e6, description="realtime: simulated seconds per wall second")] = 1.0
     patience_s: Annotated[
-        float, Meta(gt=0, description="lockstep: how long an answer is awaited before the cycle counts as missing, s")
+        float,
+        Meta(gt=0, le=1e6, description="lockstep: how long an answer is awaited before the cycle counts as missing, s"),
     ] = 30.0
-    seat_wait_s: Annotated[float, Meta(gt=0, description="how long a seat may stay empty before the run starts, s")] = (
-        60.0
-    )
-    max_lag_s: Annotated[float, Meta(gt=0, description="realtime: a twin further behind than this ends the run, s")] = (
-        1.0
-    )
+    seat_wait_s: Annotated[
+        float, Meta(gt=0, le=1e6, description="how long a seat may stay empty before the run starts, s")
+    ] = 60.0
+    max_lag_s: Annotated[
+        float, Meta(gt=0, le=1e6, description="realtime: a twin further behind than this ends the run, s")
+    ] = 1.0
     agents: dict[str, Seating] = msgspec.field(default_factory=dict)
     settings: Any = None
 

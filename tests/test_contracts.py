@@ -1,0 +1,53 @@
+"""Everything that ships keeps the contract: every scenario's world, and every controller on the seats it is for."""
+
+import pytest
+
+from twin import build, check_controller, check_world, load
+from twin.scenario import CONTROLLERS, agent_seed, make_controller, shipped
+
+LEARNING = {"rollout": ("leo",), "trpo": ("ue",)}  # made for one seat; the others fit any
+SEATS = [(name, seat) for name in sorted(CONTROLLERS) for seat in LEARNING.get(name, ("leo", "ue"))]
+
+
+def make(name):
+    return lambda agent, seed, **options: make_controller(name, agent, agent_seed(seed, agent.name), options)
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_world_of_every_scenario(name):
+    scenario = load(name, {"slots": 50})
+    check_world(lambda: build(scenario))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sky.start_utc": "2022-02-22T13:06:00Z"},
+        {"agent.leo.delay": 10, "agent.ue.delay": 2},
+        {"agent.leo.every": 7},
+        {"paper_literal": True},
+        {"link.n_groups": 1, "link.tx_antennas": [2, 3], "link.rx_antennas": [1, 1]},
+    ],
+    ids=["gap", "delays", "odd cycle", "literal", "small"],
+)
+def test_world_as_a_scenario_may_change_it(changes):
+    scenario = load("handover", {"slots": 150, **changes})
+    check_world(lambda: build(scenario), slots=150)
+
+
+@pytest.mark.parametrize(("name", "seat"), SEATS)
+def test_controller_on_every_seat_it_is_for(name, seat):
+    if name in LEARNING:
+        pytest.importorskip("torch", reason="the learning controllers need the extra `learn`")
+    agents = {agent.name: agent for agent in build(load("baseline", {"slots": 20})).agents}
+    others = tuple(other for other in agents if other != seat)
+    check_controller(make(name), agents[seat], others)
+
+
+@pytest.mark.parametrize(("name", "seat"), SEATS)
+def test_controller_where_the_world_is_changed(name, seat):
+    if name in LEARNING:
+        pytest.importorskip("torch", reason="the learning controllers need the extra `learn`")
+    changes = {"agent.leo.every": 5, "agent.leo.delay": 5, "agent.ue.delay": 1, "link.n_groups": 4}
+    agents = {agent.name: agent for agent in build(load("baseline", {"slots": 20, **changes})).agents}
+    check_controller(make(name), agents[seat], tuple(other for other in agents if other != seat))
