@@ -1,4 +1,4 @@
-"""Where the time of a cycle goes: three seconds in real time with a process on each seat, then the report.
+"""Where the time of a cycle goes: two seconds in real time with a process on each seat, then the report.
 
 python examples/latency_report.py        flies first
 python examples/latency_report.py RUN    reports a run folder
@@ -12,7 +12,7 @@ import twin
 if len(sys.argv) > 1:
     record = twin.Record.open(sys.argv[1])
 else:
-    record = hil.run(twin.load("baseline", {"slots": 60, "rt_factor": 2.0}), clock="realtime")
+    record = hil.run(twin.load("baseline", {"slots": 40, "rt_factor": 2.0}), clock="realtime")
 
 
 def us(value):

@@ -27,6 +27,7 @@ DOUBT_NS = NS_PER_S  # after somebody unsubscribed, seats are probed for so long
 PROBE_EVERY_NS = NS_PER_S // 500
 LIVENESS_NS = NS_PER_S // 5  # how often somebody else's death is looked for while we wait
 CLIENT_STAMPS = ("waiting", "received", "decoded", "acted", "replied", "cpu_ns")
+LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
 Event = Callable[..., None]
 
@@ -67,6 +68,10 @@ class Hub:
     def _bind(self, address: str | None) -> str:
         if address is not None:
             out, into = wire.endpoints(address)
+            if not out.startswith(LOOPBACK):
+                raise WireError(
+                    f"cannot listen on {out}: nothing is encrypted yet, so only 127.0.0.1 or ipc:// are allowed"
+                )
             for socket, place in ((self._out, out), (self._in, into)):
                 try:
                     socket.bind(place)

@@ -136,7 +136,7 @@ def test_greedy_follows_geometry_and_comes_close_to_the_genie(high, genie):
     assert greedy.measures["tx_error_deg"].max() < 0.5
 
 
-def test_the_levels_of_a_real_pass_are_those_of_the_specification(high, genie):
+def test_the_levels_of_a_real_pass_are_those_of_the_planning_study(high, genie):
     assert genie.served_mbit == pytest.approx(19.04, abs=1.0)  # spec 10.3: 19.04; 0.81; 1.93, on a circular pass
     assert genie.groups == pytest.approx(1.93, abs=0.3)
     assert genie.served_mbit + genie.omega_mbit == pytest.approx(genie.measures["demand_bps"].mean() * 1e-7)

@@ -558,7 +558,6 @@ def test_controller_killed_in_mid_run_leaves_a_complete_record_with_its_misses(t
     assert status.all()
     assert (status[answered + 1 :] == 2).all()  # missing; the cycle in which it died may have gone either way
     assert (source[answered + 1 :] == 2).all()  # the last answer held
-    assert answered < 90
     assert 0 < result["agents"]["ue"]["misses"] == np.count_nonzero(status != 1)
     assert "vacant" in [e["event"] for e in record.events]
     assert latency.report(record)["ue"].longest_miss_run >= 100 - answered - 1

@@ -22,7 +22,7 @@ def test_world_of_every_scenario(name):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"sky.start_utc": "2022-02-22T13:06:00Z"},
+        {"sky.start_utc": "2022-02-22T13:08:45Z"},  # half of it without anybody above the mask
         {"agent.leo.delay": 10, "agent.ue.delay": 2},
         {"agent.leo.every": 7},
         {"paper_literal": True},
@@ -32,6 +32,8 @@ def test_world_of_every_scenario(name):
 )
 def test_world_as_a_scenario_may_change_it(changes):
     scenario = load("handover", {"slots": 150, **changes})
+    if "sky.start_utc" in changes:
+        assert 50 < build(scenario).services[0].first < 100
     check_world(lambda: build(scenario), slots=150)
 
 

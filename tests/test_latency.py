@@ -1,17 +1,21 @@
 """What the report makes of a record whose every stamp is known: components, percentiles, misses, and no omission."""
 
 import json
+import time
 
+import msgspec
 import numpy as np
 import pytest
 import toys
 
 import hil
 from hil.latency import COMPONENTS
-from twin import Agent, Answer, Field, Outcome, Record
+from twin import Action, Agent, Answer, Field, Outcome, Record, run
 from twin.record import STATUSES
 
 US, MS = 1_000, 1_000_000
+
+pytestmark = pytest.mark.usefixtures("no_child_left")
 START_NS = 5 * 10**9
 PERIOD_NS = 10 * MS  # a loop of 10 ms
 AGENT = Agent("ue", (), (Field("number", ()),))
@@ -199,6 +203,31 @@ def test_one_stall_shows_in_every_cycle_it_held_up(tmp_path):
     assert max(naive) == 890 * US
 
 
+class Stalls(toys.Toy):
+    """The toy world, which stands still for half a second in slot 20."""
+
+    def step(self):
+        if self.slot == 20:
+            time.sleep(0.5)
+        return super().step()
+
+
+def test_stall_of_a_real_run_shows_in_every_cycle_it_held_up(tmp_path):
+    """The twin flies slots of 10 ms; its leader is asked every second one, so half of the 50 are its cycles."""
+    scenario = msgspec.structs.replace(toys.scenario(slots=100, slot_s=0.01), world="test_latency:Stalls")
+    record = hil.run(scenario, "realtime", tmp_path / "run")
+    leader = record.decisions["leader"]
+    late_ms = (leader["begin_ns"] - leader["release_ns"]) / MS
+    held_up = late_ms[11:35]  # slots 22 to 68, due 480 to 20 ms before the stall was over
+    assert held_up[0] > 475
+    np.testing.assert_array_less(np.diff(held_up), 0)
+    assert held_up.min() > 10
+    report = hil.report(record)
+    assert report["leader"].release_lateness_us.max == pytest.approx(late_ms[1:].max() * 1e3)
+    assert report["leader"].release_lateness_us.mean > 100_000  # it is about 6000 ms / 49
+    assert report.twin_overruns >= 48
+
+
 # ---- misses
 
 
@@ -268,8 +297,6 @@ def test_cycles_whose_answer_never_fell_due_are_not_counted(tmp_path):
 
 
 def test_report_counts_bytes_updates_rewards_and_overruns(tmp_path):
-    from twin import Action
-
     hint = {"leo": {"hint": np.zeros(3, "float32")}}
     answers = [
         Answer(Action({"number": np.array(0.0)}, hint), stamps=stamps_of(n) | {"weights": n // 2, "learning_misses": 1})
@@ -285,17 +312,11 @@ def test_report_counts_bytes_updates_rewards_and_overruns(tmp_path):
 
 def test_reward_is_per_cycle_not_per_slot(tmp_path):
     """A leader of every second slot earns two slots' rewards in a cycle."""
-    record = twin_run(tmp_path, slots=12)
+    record = run(toys.scenario(slots=12), tmp_path / "run")
     report = hil.report(record)
     assert report["leader"].reward_mean == pytest.approx(record["reward.leader"].sum() / 6)
     assert report["follower"].reward_mean == pytest.approx(record["reward.follower"].mean())
     assert report["leader"].signalling_bytes == 6 * 4
-
-
-def twin_run(tmp_path, **changes):
-    from twin import run
-
-    return run(toys.scenario(**changes), tmp_path / "run")
 
 
 def test_record_without_a_single_slot_still_reports(tmp_path):
@@ -315,5 +336,6 @@ def test_real_run_accounts_for_its_time(tmp_path):
         response_us = (measured["arrived_ns"] - measured["begin_ns"])[1:] / US
         assert agent.response_us.max == pytest.approx(response_us.max())
         assert agent.response_us.p50 == pytest.approx(np.median(response_us))
+        assert agent.unaccounted_us.mean == pytest.approx(0, abs=1)  # nothing is counted twice either
         for name in ("observe", "encode", "wire_out", "decode", "compute", "encode_answer", "wire_back"):
             assert 0 < agent.components_us[name].p50 < agent.response_us.p50, name

@@ -113,6 +113,12 @@ def test_port_in_use_is_said(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://192.0.2.1:5555"])
+def test_twin_refuses_to_listen_where_strangers_could_answer(address):
+    with pytest.raises(WireError, match=r"nothing is encrypted yet, so only 127\.0\.0\.1"):
+        Hub("run-1", address)
+
+
 def test_slow_computer_is_emulated_in_real_time(tmp_path):
     scenario = toys.scenario(("Echo", "Burns"), slots=30, slot_s=0.05, follower={"cpu_s": 0.003, "compute_scale": 4.0})
     record = hil.run(scenario, "realtime", tmp_path / "run")

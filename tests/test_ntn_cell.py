@@ -289,7 +289,7 @@ def test_a_signal_travels_the_slant_range_at_the_speed_of_light(busy):
         busy.step()
     distance_m = np.linalg.norm(busy.observe("leo")["position_m"] - busy.site.position_m)
     assert busy.propagation_delay_s("leo", "ue") == pytest.approx(distance_m / SPEED_OF_LIGHT_M_S, rel=1e-12)
-    assert 1.8e-3 < busy.propagation_delay_s("ue", "leo") < 7e-3  # spec section 8: 2 to 7 ms
+    assert 1.8e-3 < busy.propagation_delay_s("ue", "leo") < 7e-3  # 550 km overhead to 2,000 km low
 
 
 def test_the_error_measured_is_the_angle_between_beam_and_direction(high):
@@ -440,7 +440,7 @@ def test_facts_are_arrays_that_rebuild_the_nominal_link_and_the_first_beam(high)
         now = high.services[0].now
         nominal = NominalLink.from_facts(agent.facts)
         matched = nominal.group_rate_bps(nominal.group_snr(now, now.tx_beam_deg, now.rx_beam_deg))
-        assert 10.0 < (matched * 0.1 / MEGA).mean() < 25.0  # spec section 5: one group carries about 16 Mbit a slot
+        assert 10.0 < (matched * 0.1 / MEGA).mean() < 25.0  # one group carries about 16 Mbit a slot
 
 
 # What cannot be flown

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from twin.geometry import Pointing
 
 COSECANT_LAW_FROM_DEG = 5.0  # ITU-R P.676 annex 2: slant = zenith / sin(elevation) holds from 5 deg up
-CORRELATION_STEP_S = 0.1  # the slot of spec section 5, to which `scatter_correlation` refers
+CORRELATION_STEP_S = 0.1  # the slot of the default scenario, to which `scatter_correlation` refers
 
 Antennas = Annotated[int, Meta(ge=1, le=64)]
 
@@ -148,7 +148,7 @@ def free_space_loss_db(slant_range_m: ArrayLike, carrier_hz: float) -> np.ndarra
 
     Returns the shape of slant_range_m, dB, positive: subtract it from the transmitted power.
     Raises ValueError naming the first range that is not positive.
-    Source: seed 000 eq. (8) as read in docs/physics.md; TR 38.811 eq. 6.6-2 rounds its constant to 32.45.
+    Source: arXiv 2402.04865 eq. (8) as read in docs/physics.md; TR 38.811 eq. 6.6-2 rounds its constant to 32.45.
     Checked by tests/test_channel.py::test_free_space_loss_is_that_of_tr_38_811.
     """
     range_m = np.asarray(slant_range_m, dtype=float)
@@ -227,7 +227,7 @@ def path_gain(
     shadow_db                     same       dB, positive is loss
 
     Returns the same shape, linear, without the array gain (which stands in the paths' amplitudes).
-    Source: spec section 1.3. Checked by tests/test_channel.py::test_snr_is_that_of_the_link_budget.
+    Source: arXiv 2402.04865 eq. (7), (8) as read in docs/physics.md. Checked by tests/test_channel.py::test_snr_is_that_of_the_link_budget.
     """
     air_db = np.full(np.shape(elevation_deg), link.atmosphere_db)
     if link.atmosphere == "3gpp":
@@ -262,8 +262,8 @@ def beam_factor(beam_deg: ArrayLike, direction_deg: ArrayLike, antennas: tuple[i
     direction_deg  (..., 2)  deg  theta, phi of the wave a; the leading axes broadcast
     antennas       (2,)           along x and y
 
-    Returns (...) complex, magnitude 1 where both angles agree. Source: spec section 1.3 (a Dirichlet kernel per
-    axis). Checked by tests/test_channel.py::test_beam_factor_is_the_product_of_steering_vectors.
+    Returns (...) complex, magnitude 1 where both angles agree. Source: eq. (2) to (6), summed (a
+    Dirichlet kernel per axis). Checked by tests/test_channel.py::test_beam_factor_is_the_product_of_steering_vectors.
     """
     both = np.broadcast_arrays(np.asarray(beam_deg, dtype=float), np.asarray(direction_deg, dtype=float))
     if both[0].shape[-1:] != (2,):
@@ -351,7 +351,7 @@ def draw_fading(rng: np.random.Generator, link: Link, elevation_deg: ArrayLike, 
     scattered amplitudes are complex Gaussian and equally strong; both have exponential correlation. Angles and
     delays of the scatterers are drawn anew every link.redraw_s. Without line of sight the scattered paths carry all
     the power N_t N_r, and clutter loss (path_gain) takes it away.
-    Source: spec sections 1.2 and 10.1, TR 38.811 6.6. Checked by tests/test_channel.py (fading statistics).
+    Source: docs/physics.md, TR 38.811 6.6. Checked by tests/test_channel.py (fading statistics).
     """
     elevations_deg = np.asarray(elevation_deg, dtype=float)
     n, n_scatter = len(elevations_deg), link.n_paths - 1

@@ -295,8 +295,10 @@ def _columns(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     for path in sorted(folder.glob("*.npy")):
         try:
             yield path.name.removesuffix(".npy"), np.load(path, mmap_mode="r")
-        except EOFError:
-            continue  # the run was killed while it made this column: nothing was ever in it
+        except (EOFError, ValueError):
+            if path.read_bytes()[:6] not in (b"", b"\x93NUMPY"):
+                raise
+            # the run was killed while it made this column: nothing was ever in it
 
 
 def _versions() -> dict[str, str]:

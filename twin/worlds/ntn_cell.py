@@ -32,7 +32,7 @@ from twin.units import MEGA, SPEED_OF_LIGHT_M_S, to_db
 SNR_FLOOR_DB = -30.0  # stands for "no signal", so that observations stay finite
 BORESIGHT_DEG = (90.0, 90.0)
 LOOKAHEAD_S = 900.0  # ephemeris beyond the window: to know how long a satellite stays, and to draw its whole pass
-CYCLE_SLOTS = 10  # control cycle of `leo` where the scenario gives none: spec section 5, T
+CYCLE_SLOTS = 10  # control cycle of `leo` where the scenario gives none: T, our choice (docs/papers/ntn_cell.md)
 
 
 class Sky(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
