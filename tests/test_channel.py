@@ -625,7 +625,7 @@ def held(every):
     return lambda true_deg, antennas: true_deg[np.arange(len(true_deg)) // every * every]
 
 
-# reference levels of a planning study: pure line of sight, no shadow fading; mean SNR dB and mean Mbit per slot and group, by panel
+# levels of an earlier study, in line of sight without shadow fading: mean SNR dB, mean Mbit per slot and group
 PANELS = [(4, 8), (8, 8), (16, 8), (16, 16)]
 LEVELS = [
     ("genie", exact, exact, [(5.3, 6.0), (11.3, 10.9), (17.3, 16.4), (23.3, 22.1)]),

@@ -227,7 +227,8 @@ def path_gain(
     shadow_db                     same       dB, positive is loss
 
     Returns the same shape, linear, without the array gain (which stands in the paths' amplitudes).
-    Source: arXiv 2402.04865 eq. (7), (8) as read in docs/physics.md. Checked by tests/test_channel.py::test_snr_is_that_of_the_link_budget.
+    Source: arXiv 2402.04865 eq. (7), (8) as read in docs/physics.md.
+    Checked by tests/test_channel.py::test_snr_is_that_of_the_link_budget.
     """
     air_db = np.full(np.shape(elevation_deg), link.atmosphere_db)
     if link.atmosphere == "3gpp":
