@@ -3,7 +3,7 @@
 A network here is a shape, not an object with weights: its parameters are one float32 vector that the caller owns. So a
 snapshot is a copy, a step is an addition, a line search needs no bookkeeping, and the same vector feeds torch (batches,
 gradients) and a small compiled kernel (one row, on the control path, where torch's overhead per layer would dominate).
-Weight matrices are stored (n_in, n_out): the kernel then walks memory in order and needs no reassociated sum to be fast.
+Weight matrices are stored (n_in, n_out), so that the kernel walks memory in order and vectorises without fastmath.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Mlp:
         return sum((n_in + 1) * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:]))
 
     def initial(self, rng: np.random.Generator, last_scale: float = 1.0) -> np.ndarray:
-        """Parameters (n_parameters,) float32: He's normal weights and zero biases, the last layer times `last_scale`."""
+        """Parameters (n_parameters,) float32: He's normal weights, zero biases, last layer times `last_scale`."""
         parts = []
         for layer, (n_in, n_out) in enumerate(zip(self.sizes, self.sizes[1:])):
             scale = np.sqrt(2.0 / n_in) * (last_scale if layer == len(self.sizes) - 2 else 1.0)
@@ -57,7 +57,7 @@ class Mlp:
 def dense_row(theta, start, x, y, relu):
     """One layer for one row, y = x W + b, the parameters standing in `theta` from `start` on; returns where they end.
 
-    theta (n_parameters,), x (n_in,), y (n_out,) written, all float32. Skips inputs that a ReLU has zeroed: half of them.
+    theta (n_parameters,), x (n_in,), y (n_out,) written, all float32. Skips inputs that a ReLU has zeroed, about half.
     Checked by tests/test_nets.py::test_one_row_kernel_equals_the_torch_network.
     """
     n_in, n_out = x.size, y.size
@@ -106,7 +106,7 @@ class Adam:
 
 @dataclass(frozen=True)
 class Critic:
-    """A value network as learning carries it about: parameters and Adam's state, replaced as a whole, never in place."""
+    """A value network as learning carries it about: replaced as a whole by each update, never changed in place."""
 
     net: Mlp
     theta: torch.Tensor
@@ -124,17 +124,15 @@ class Critic:
         """V(s), (n_rows,)."""
         return self.net(self.theta, states)[:, 0]
 
-    def fitted(
-        self, states: torch.Tensor, targets: torch.Tensor, n_steps: int, rate: float, weight: torch.Tensor | float = 1.0
-    ) -> "Critic":
-        """After `n_steps` Adam steps on the mean of weight (V(s) - G)^2, (30) as the specification corrects it.
+    def fitted(self, states: torch.Tensor, targets: torch.Tensor, n_steps: int, rate: float) -> "Critic":
+        """After `n_steps` Adam steps on the mean of (V(s) - G)^2, equation (30) as the specification corrects it.
 
-        states (n_rows, n_in), targets (n_rows,), weight (n_rows,). A step that is not finite is not taken.
+        states (n_rows, n_in), targets (n_rows,). A step that is not finite is not taken.
         """
         theta, adam = self.theta, self.adam
         for _ in range(n_steps):
             leaf = theta.detach().requires_grad_()
-            loss = (weight * (self.net(leaf, states)[:, 0] - targets).square()).mean()
+            loss = (self.net(leaf, states)[:, 0] - targets).square().mean()
             (gradient,) = torch.autograd.grad(loss, leaf)
             if not torch.isfinite(gradient).all():
                 break
@@ -150,7 +148,8 @@ def conjugate_gradient(
     b             (n,)  right-hand side
     n_iterations  ()    at most; the residual's square falling below tolerance * |b|^2 ends it earlier
 
-    Returns (n,). Source: Hestenes & Stiefel 1952. Checked by tests/test_nets.py::test_conjugate_gradient_solves_a_system.
+    Returns (n,). Source: Hestenes & Stiefel 1952.
+    Checked by tests/test_nets.py::test_conjugate_gradient_solves_a_system.
     """
     x = torch.zeros_like(b)
     residual = b.clone()
@@ -243,8 +242,7 @@ def discounted_returns(reward, next_value, ends, terminal, gamma):
     return result
 
 
-def standardised(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x less its weighted mean, over its weighted standard deviation; all zeros where x does not vary."""
-    total = weight.sum()
-    centred = x - (weight * x).sum() / total
-    return centred / (((weight * centred.square()).sum() / total).sqrt() + 1e-6)
+def standardised(x: torch.Tensor) -> torch.Tensor:
+    """x less its mean, over its standard deviation; all zeros where x does not vary."""
+    centred = x - x.mean()
+    return centred / (centred.square().mean().sqrt() + 1e-6)

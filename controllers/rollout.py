@@ -270,13 +270,17 @@ class Rollout:
         return beams_deg
 
     def _tail(self, seen: Observation, snr: np.ndarray, reference_rb: np.ndarray) -> np.ndarray:
-        """V_H of the state each plan ends in, (n_beams, n_sets) Mbit per slot: h gives position and last cycle's SNR."""
+        """V_H of the state each plan ends in, (n_beams, n_sets) Mbit per slot: h gives position and last cycle's SNR.
+
+        Where no reserved group is in the reference the plan uses nothing and has no SNR. It then gets that of any
+        group: the terminal always uses one, so V_H has never met a slot without and would score noise (repair 10).
+        """
         at_s = np.array([(seen.slot + self.n_steps * self.cycle_slots) * self.slot_s])
         position_m = track(seen.values["ephemeris_m"], seen.values["ephemeris_s"], at_s)[0][0]
         last = slice(-self.cycle_slots, None)
         snr_db = np.maximum(to_db(snr[:, last]), self.floor_db)  # (n_beams, T), of any group that is used
-        used = (self.sets[:, None, :] & reference_rb[None, last]).any(axis=2) | (not self.literal)  # (n_sets, T)
-        slot_snr_db = np.where(used[None], snr_db[:, None], self.floor_db)
+        heard = (self.sets[:, None, :] & reference_rb[None, last]).any(axis=2) | (not self.literal)  # (n_sets, T)
+        slot_snr_db = np.where(heard[None], snr_db[:, None], self.floor_db)
         positions_m = np.broadcast_to(position_m, (*slot_snr_db.shape[:2], 3))
         states = self.state(positions_m, slot_snr_db).reshape(-1, 3 + self.cycle_slots)
         return self.critic.value(to_tensor(states)).numpy().reshape(slot_snr_db.shape[:2]) * self.usual_mbit
@@ -284,10 +288,11 @@ class Rollout:
     def _take_reference(self, seen: Observation) -> None:
         """Keep the newest reference and the slot it begins with; a handover voids whatever was said before it."""
         satellite = int(seen.values["satellite"])
+        rows = np.asarray(seen.signals.get(FOLLOWER, {}).get("reference", ()), dtype=float)
         if seen.values["new_pass"] or satellite != self._satellite:
             self._held = None
-        elif FOLLOWER in seen.signals:
-            self._held = seen.slot, seen.signals[FOLLOWER]["reference"].astype(float)
+        elif rows.ndim == 2 and len(rows) and rows.shape[1] == 2 + self.n_groups:  # ours, not another controller's
+            self._held = seen.slot, rows
         self._satellite = satellite
 
     def _reference(self, slot: int, rx_direction_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

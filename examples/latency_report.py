@@ -16,7 +16,7 @@ else:
 
 
 def us(value):
-    return f"{'-':>8}   " if value is None else f"{value:8.0f} us"
+    return f"{'-':>8}   " if value is None else f"{round(value):8} us"
 
 
 report = hil.report(record)

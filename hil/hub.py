@@ -210,9 +210,15 @@ class Hub:
 
     # sending
 
-    def send(self, agent: str, kind: str, message: wire.Outgoing) -> None:
-        """Publish a message as <agent>.<kind>; a subscriber that does not keep up loses it, nobody waits."""
-        self._out.send_multipart([f"{agent}.{kind}".encode(), wire.encode(message)], zmq.NOBLOCK)
+    def send(self, agent: str, kind: str, message: wire.Outgoing) -> int:
+        """Publish a message as <agent>.<kind>; a subscriber that does not keep up loses it, nobody waits.
+
+        Returns when it was handed to the socket, ns: before the call, for the peer may have it before the call returns.
+        """
+        frames = [f"{agent}.{kind}".encode(), wire.encode(message)]
+        sent_ns = time.monotonic_ns()
+        self._out.send_multipart(frames, zmq.NOBLOCK)
+        return sent_ns
 
     def gather(self, wait_s: float) -> None:
         """Wait until every seat is taken and ready. Raises SeatEmpty naming one that is not, and how to take it."""
@@ -319,9 +325,9 @@ class There:
             signals={sender: wire.pack(arrays) for sender, arrays in seen.signals.items()},
             timing=dict(seen.timing),
         )
-        self.hub.send(self.agent.name, "observation", message)
+        sent_ns = self.hub.send(self.agent.name, "observation", message)
         if not seen.last:
-            self._due[seen.slot] = (due_ns, time.monotonic_ns())
+            self._due[seen.slot] = (due_ns, sent_ns)
 
     def take(self, slot: int) -> Answer:
         """The answer to observation `slot`, awaited until its deadline; in lock-step until it comes or cannot come."""

@@ -192,7 +192,7 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
     realtime = record.meta["clock"] == "realtime"
     parts = _parts_us(column, realtime)
     response = parts.pop("response")
-    unaccounted = response - np.nansum(list(parts.values()), axis=0)
+    unaccounted = np.round(response - np.nansum(list(parts.values()), axis=0), 3) + 0.0  # stamps are whole ns; no -0
     on_time = column["status"] == STATUSES.index("on_time")
     later = settled > 0  # the first cycle pays for what is cold, and is kept apart
     due = column["due_ns"].astype(float)

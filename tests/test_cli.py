@@ -334,6 +334,7 @@ def test_check_of_a_controller_that_breaks_its_contract_names_the_clause(ntn_twi
         (("run", "baseline", "--set", "sky.tle=none.tle"), "no TLE file"),
         (("run", "baseline", "--set", "sky.name=GALILEO"), "GALILEO"),
         (("run", "baseline", "--processes", "--bind", "here"), "address 'here' is neither tcp://HOST:PORT"),
+        (("run", "baseline", "--processes", "--bind", "tcp://0.0.0.0:5555"), "cannot listen on tcp://0.0.0.0:5555"),
         (("run", "toy.toml", "--processes", "--seat", "leader=toys:Nobody"), "module toys has no Nobody"),
         (("run", "toy.toml", "--out", "toy.toml/run"), "run folder toy.toml/run cannot be made"),
         (("passes", "baseline", "--hours", "-1"), "-1"),
@@ -359,7 +360,7 @@ def test_bad_input_is_told_on_stderr_with_exit_code_2(ntn_twin, words, complaint
     [
         (TOY + "colour = 'red'", "scenario toy: colour is not a key"),
         (TOY.replace("slots = 12", "slots = = 12"), "scenario toy.toml is not TOML"),
-        (TOY.replace("world", "wrold"), "the key world is missing"),
+        (TOY.replace("world =", "planet ="), "the key world is missing"),
         ("\x80", "scenario toy.toml is not TOML"),
     ],
     ids=["key", "syntax", "world", "binary"],

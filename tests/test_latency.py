@@ -13,9 +13,9 @@ from hil.latency import COMPONENTS
 from twin import Action, Agent, Answer, Field, Outcome, Record, run
 from twin.record import STATUSES
 
-US, MS = 1_000, 1_000_000
-
 pytestmark = pytest.mark.usefixtures("no_child_left")
+
+US, MS = 1_000, 1_000_000
 START_NS = 5 * 10**9
 PERIOD_NS = 10 * MS  # a loop of 10 ms
 AGENT = Agent("ue", (), (Field("number", ()),))
@@ -336,6 +336,8 @@ def test_real_run_accounts_for_its_time(tmp_path):
         response_us = (measured["arrived_ns"] - measured["begin_ns"])[1:] / US
         assert agent.response_us.max == pytest.approx(response_us.max())
         assert agent.response_us.p50 == pytest.approx(np.median(response_us))
+        order = [measured[f"{name}_ns"] for name in ("begin", "observed", "sent", "received", "decoded", "acted")]
+        assert (np.diff([*order, measured["replied_ns"], measured["arrived_ns"]], axis=0) >= 0).all()
         assert agent.unaccounted_us.mean == pytest.approx(0, abs=1)  # nothing is counted twice either
         for name in ("observe", "encode", "wire_out", "decode", "compute", "encode_answer", "wire_back"):
             assert 0 < agent.components_us[name].p50 < agent.response_us.p50, name
