@@ -174,7 +174,6 @@ def run(
         scenario, {**_overrides(set_), **_direct(clock=clock, rt_factor=rt_factor, seed=seed), **_seats(seat)}
     )
     folder = new_folder(loaded.name, out)
-    text = _scenario_text(scenario)
     there = processes or loaded.clock == "realtime" or any(s.controller == EXTERNAL for s in loaded.agents.values())
     fresh = not folder.exists()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -182,12 +181,10 @@ def run(
     try:
         with picture:
             if there:
-                record = launch.run(
-                    loaded, out=folder, bind=bind, watch=picture.watch, say=picture.say, scenario_text=text
-                )
+                record = launch.run(loaded, out=folder, bind=bind, watch=picture.watch, say=picture.say)
             else:
                 picture.say("compiling and building the world")
-                record = run_here(loaded, out=folder, watch=picture.watch, scenario_text=text)
+                record = run_here(loaded, out=folder, watch=picture.watch)
     except KeyboardInterrupt:
         err.print("stopped; what was flown is in the record")
         if fresh and (folder / "meta.json").exists():
@@ -211,7 +208,6 @@ def control(
     """Take a seat of a running twin with a controller, and answer until the run is over."""
     from hil.host import serve
 
-    sys.path.insert(0, "")  # module:Class of a file in the folder we stand in
     try:
         answered = serve(controller, agent, connect, patience_s, heartbeat_s)
     except KeyboardInterrupt:
@@ -245,7 +241,6 @@ def check(
     from twin.scenario import CONTROLLERS, EXTERNAL, agent_seed, build, load, make_controller
 
     is_controller = ":" in subject or subject in CONTROLLERS
-    sys.path.insert(0, "")
     loaded = load(scenario if is_controller else subject, {"slots": 100, **_overrides(set_)})
     world = build(loaded)
     names = tuple(a.name for a in world.agents)
@@ -339,6 +334,7 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
     for part in latency.COMPONENTS:
         times.add_row(f"  {part.replace('_', ' ')}", *(cell for a in agents for cell in _cells(a.components_us[part])))
     times.add_row("  unaccounted", *(cell for a in agents for cell in _cells(a.unaccounted_us)))
+    times.add_row("learning, beside the path", *(cell for a in agents for cell in _cells(a.learn_us)))
     about = f"{result.scenario}: {result.slots} slots, clock {result.clock}, seed {result.seed}; means of the run"
     return [(about, head), (f"control cycles{overruns}", cycles), ("microseconds from the scheduled release", times)]
 
@@ -395,18 +391,13 @@ def _seats(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _scenario_text(scenario: str) -> str:
-    from twin.scenario import shipped
-
-    return (shipped().get(scenario) or Path(scenario)).read_text(encoding="utf-8")
-
-
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run the command; what went wrong is one message on stderr and an exit code."""
+    sys.path.insert(0, "")  # module:Class of a file in the folder we stand in, as `python -m` would find it
     warnings.showwarning = lambda message, *_, **__: err.print(f"warning: {message}", soft_wrap=True)
     try:
         app(standalone_mode=True)

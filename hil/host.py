@@ -151,8 +151,6 @@ def _answer(
         if realtime:
             asked = _still_open(asked)
         for received_ns, message in asked:
-            if message.last:
-                return answered
             seen = Observation(
                 message.agent,
                 message.slot,
@@ -162,11 +160,15 @@ def _answer(
                 {sender: wire.unpack(arrays) for sender, arrays in message.signals.items()},
                 message.timing,
             )
+            if seen.last:
+                getattr(controller, "finish", lambda _: None)(seen)
+                return answered
             decoded_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns()
             if learner is not None:
                 learner.before(message.slot)
             action = controller.act(seen)
             acted_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns() - cpu_ns
+            learned = learner.stamps() if learner else {}
             reply = wire.Reply(
                 agent.name,
                 welcome.run,
@@ -179,10 +181,11 @@ def _answer(
                     "decoded": decoded_ns,
                     "acted": acted_ns,
                     "cpu_ns": cpu_ns,
+                    "learn_ns": learned.get("learn_ns", 0),
                     "replied": time.monotonic_ns(),
                 },
-                learner.weights if learner else 0,
-                learner.misses if learner else 0,
+                learned.get("weights", 0),
+                learned.get("learning_misses", 0),
             )
             peer.send(reply)
             answered += 1

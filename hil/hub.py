@@ -7,7 +7,7 @@ vanishes is noticed by its unsubscribe byte (XPUB) and confirmed by a probe the 
 
 import select
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +26,8 @@ WELCOME_EVERY_NS = NS_PER_S // 10
 DOUBT_NS = NS_PER_S  # after somebody unsubscribed, seats are probed for so long
 PROBE_EVERY_NS = NS_PER_S // 500
 LIVENESS_NS = NS_PER_S // 5  # how often somebody else's death is looked for while we wait
-CLIENT_STAMPS = ("waiting", "received", "decoded", "acted", "replied", "cpu_ns")
+CLIENT_STAMPS = ("waiting", "received", "decoded", "acted", "replied", "cpu_ns", "learn_ns")
+FOR_EVER_NS = 2**60
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
 Event = Callable[..., None]
@@ -268,7 +269,10 @@ class There:
         self._welcomed_ns = 0
         self._due: dict[int, tuple[int, int]] = {}  # open cycles: deadline, sent
         self._answers: dict[int, Answer] = {}  # came, not yet taken
-        self._missed: tuple[int, int] | None = None  # the last cycle judged and when it was sent, if nothing had come
+        self._missed: tuple[int, int, int] | None = (
+            None  # the last cycle judged, its deadline and when it was sent, if nothing had come
+        )
+        self._answered: deque[int] = deque(maxlen=16)  # the last cycles judged for which something had come
         self._busy_until_ns = 0
         hub.seats[agent.name] = self
 
@@ -299,7 +303,7 @@ class There:
         """Welcome who has not yet heard it; give up on who promised heartbeats and fell silent."""
         if self.identity is None:
             return
-        if self.heartbeat_s > 0 and now - self.heard_ns > 3 * self.heartbeat_s * NS_PER_S:
+        if self.ready and self.heartbeat_s > 0 and now - self.heard_ns > 3 * self.heartbeat_s * NS_PER_S:
             self.leave(f"no heartbeat for {3 * self.heartbeat_s:g} s")
             return
         again = self._welcomed_ns == 0 or (not self.ready and now - self._welcomed_ns > WELCOME_EVERY_NS)
@@ -337,6 +341,8 @@ class There:
         answer = self._answers.pop(slot, None)
         del self._due[slot]
         self._missed = None
+        if answer is not None:
+            self._answered.append(slot)
         if answer is not None and due_ns:
             self.hub.listen(min(answer.stamps["arrived"], due_ns))  # an emulated computer is not done before
             if answer.stamps["arrived"] > due_ns:
@@ -344,7 +350,7 @@ class There:
                     self.late.append((slot, answer.stamps))
                 answer = None
         elif answer is None:
-            self._missed = (slot, sent_ns)
+            self._missed = (slot, due_ns, sent_ns)
         if answer is None:
             reason = "no answer by the deadline" if self.probe() else "the seat is vacant"
             return Answer(None, "missing", reason=reason, stamps={"sent": sent_ns})
@@ -359,7 +365,7 @@ class There:
         if self.compute_scale == 1.0 or compute_ns == 0:
             return 0
         waited = max(0, self._busy_until_ns - (stamps["arrived"] - compute_ns))
-        extra = waited + round((self.compute_scale - 1.0) * compute_ns)
+        extra = min(waited + round((self.compute_scale - 1.0) * compute_ns), FOR_EVER_NS)
         if stamps["arrived"] - compute_ns + waited < due_ns:
             self._busy_until_ns = stamps["arrived"] + extra
         return extra
@@ -384,16 +390,18 @@ class There:
             self.stale += 1
             self.hub.note("stale", agent=self.agent.name, slot=slot, reason=f"an answer to run {reply.run[:40]!r}")
             return
-        if slot in self._answers:
+        if slot in self._answers or slot in self._answered:
             self.duplicates += 1
             self.hub.note("duplicate", agent=self.agent.name, slot=slot)
             return
-        answer = self._judged(reply, now, self._due.get(slot, (0, 0)))
+        missed = self._missed if self._missed is not None and self._missed[0] == slot else None
+        answer = self._judged(reply, now, missed[1:] if missed else self._due.get(slot, (0, 0)))
         if slot in self._due:
             self._answers[slot] = answer
-        elif self._missed is not None and self._missed[0] == slot and answer.status == "on_time":
-            self.late.append((slot, {**answer.stamps, "sent": self._missed[1]}))
+        elif missed is not None and answer.status == "on_time":
+            self.late.append((slot, answer.stamps))
             self._missed = None
+            self._answered.append(slot)
         else:
             self.stale += 1
             self.hub.note("stale", agent=self.agent.name, slot=slot, reason="the cycle is no longer open")
@@ -405,7 +413,7 @@ class There:
         stamps["arrived"] += emulation
         stamps["emulation_ns"] = emulation
         due_ns = open_[0]
-        if due_ns and emulation == 0 and self.hub.looked_ns < due_ns < now:
+        if reply.slot in self._due and emulation == 0 and self.hub.looked_ns < due_ns < now:
             stamps["overrun"] = 1  # the twin was busy over the deadline and cannot know: it counts for the controller
             stamps["arrived"] = due_ns
         action: Action | None = None

@@ -76,6 +76,7 @@ class AgentLatency:
     unaccounted_us: Spread
     slack_us: Spread
     order_wait_us: Spread
+    learn_us: Spread
     components_us: dict[str, Spread]
     accounted_share: float | None
     first_response_us: float | None
@@ -120,6 +121,7 @@ class AgentLatency:
             "first_response_us": self.first_response_us,
             **{name: getattr(self, name).brief() for name in spreads},
             "order_wait_us": self.order_wait_us.brief(),
+            "learn_us": self.learn_us.brief(),
             "components_us": {name: spread.brief() for name, spread in self.components_us.items()},
         }
 
@@ -226,6 +228,7 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
         unaccounted_us=Spread.of(unaccounted[later]),
         slack_us=Spread.of(slack[later]),
         order_wait_us=Spread.of(order_wait[later]),
+        learn_us=Spread.of(np.where(column["learn_ns"] > 0, column["learn_ns"] / NS_PER_US, np.nan)),
         components_us=components,
         accounted_share=float(np.median(share[answered])) if answered.any() else None,
         first_response_us=_number(response[~later]),

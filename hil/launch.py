@@ -103,7 +103,6 @@ def run(
     bind: str | None = None,
     watch: Watch | None = None,
     say: Callable[[str], None] = lambda text: None,
-    scenario_text: str = "",
 ) -> Record:
     """Fly a scenario with a process on each seat; "external" seats are awaited.
 
@@ -122,10 +121,10 @@ def run(
     world = build(scenario)
     outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
     run_id = uuid.uuid4().hex
-    meta = describe(scenario, clock_name, "there") | {"run_id": run_id, "rt_factor": scenario.rt_factor}
+    meta = describe(scenario, world, clock_name, "there") | {"run_id": run_id, "rt_factor": scenario.rt_factor}
     hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None))
     try:
-        record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario_text)
+        record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario.text)
     except TwinError:
         hub.close()
         raise

@@ -310,6 +310,14 @@ def test_report_counts_bytes_updates_rewards_and_overruns(tmp_path):
     assert report.measures == {"rate_bps": 2.5}
 
 
+def test_time_spent_learning_is_apart_from_the_response(tmp_path):
+    learnt_us = (0, 3000, 0, 5000, 0)
+    answers = [Answer(None, stamps=stamps_of(n) | {"learn_ns": us * US}) for n, us in enumerate(learnt_us)]
+    ue = report_of(tmp_path / "run", answers)["ue"]
+    assert (ue.learn_us.n, ue.learn_us.p50, ue.learn_us.max) == (2, 4000, 5000)
+    assert ue.response_us.p50 == 900
+
+
 def test_reward_is_per_cycle_not_per_slot(tmp_path):
     """A leader of every second slot earns two slots' rewards in a cycle."""
     record = run(toys.scenario(slots=12), tmp_path / "run")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 
+import msgspec
 import numpy as np
 import pytest
 import toys
@@ -123,7 +124,7 @@ def test_columns_read_back_are_read_only(tmp_path):
 
 
 def test_description_says_where_and_of_what_but_no_path_of_this_machine(tmp_path):
-    run(toys.scenario(slots=2), tmp_path / "run", scenario_text="# as written\n")
+    run(msgspec.structs.replace(toys.scenario(slots=2), text="# as written\n"), tmp_path / "run")
     text = (tmp_path / "run" / "meta.json").read_text()
     meta = json.loads(text)
     assert {"scenario", "clock", "seed", "slot_s", "slots", "ended", "trajectory_hash", "versions", "host"} <= set(meta)

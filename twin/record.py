@@ -40,7 +40,7 @@ STAMPS = (  # ns, monotonic; 0 where nobody stamped
     "replied",  # the answer was handed to the socket
     "arrived",  # it reached the twin
 )
-COUNTS = ("cpu_ns", "emulation_ns", "weights", "learning_misses", "signal_bytes", "overrun")
+COUNTS = ("cpu_ns", "emulation_ns", "learn_ns", "weights", "learning_misses", "signal_bytes", "overrun")
 
 
 class Record:

@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from twin.errors import ControllerError, RunBroken, ScenarioError
@@ -63,11 +64,12 @@ class Learner:
 
     wait     True: an update that is not ready is waited for; False: the old weights stay, and it is counted
     weights  how many updates are in force; misses: updates that were not ready in time
+    spent_ns processor time of the update adopted last, 0 once it was told
     """
 
     def __init__(self, controller: Controller, delay: int, wait: bool, executor: Executor):
         self.controller, self.delay, self.wait, self.executor = controller, delay, wait, executor
-        self.weights = self.misses = 0
+        self.weights = self.misses = self.spent_ns = 0
         self._future: Any = None
         self._due = 0
         self._late = False
@@ -80,7 +82,7 @@ class Learner:
             self.misses += not self._late
             self._late = True
             return
-        result, self._future, self._late = self._future.result(), None, False
+        (result, self.spent_ns), self._future, self._late = self._future.result(), None, False
         self.controller.adopt(result)  # type: ignore[attr-defined]
         self.weights += 1
 
@@ -91,7 +93,19 @@ class Learner:
             return
         job = learn()
         if callable(job):
-            self._due, self._future = slot + self.delay, self.executor.submit(job)
+            self._due, self._future = slot + self.delay, self.executor.submit(lambda: timed(job))
+
+    def stamps(self) -> dict[str, int]:
+        """What an answer tells of learning."""
+        spent_ns, self.spent_ns = self.spent_ns, 0
+        return {"weights": self.weights, "learning_misses": self.misses, "learn_ns": spent_ns}
+
+
+def timed(job: Job) -> tuple[object, int]:
+    """A job's result, and the processor time it took in its thread, ns."""
+    begun_ns = time.thread_time_ns()
+    result = job()
+    return result, time.thread_time_ns() - begun_ns
 
 
 class Here:
@@ -113,6 +127,7 @@ class Here:
     def post(self, seen: Observation, release_ns: int, due_ns: int) -> None:
         """Let the controller answer at once."""
         if seen.last:
+            getattr(self.controller, "finish", _ignore)(seen)
             return
         stamps = {"received": time.monotonic_ns()}
         try:
@@ -125,7 +140,7 @@ class Here:
             stamps["decoded"] = stamps["received"]
             reason = check_action(self.agent, action, self.others)
             if self._learner:
-                stamps["weights"] = self._learner.weights
+                stamps |= self._learner.stamps()
                 self._learner.after(seen.slot)
         except Exception as error:
             raise ControllerError(
@@ -248,18 +263,18 @@ def drive(
             asked = slot - a.delay
             if a.delay and asked >= 0 and asked % a.every == 0:
                 settle(a, asked, slot)
-        start_ns, rest_s = 0, 0.0
+        start_ns, follower, rest_s = 0, False, 0.0
         for _, rank in groupby(agents, key=lambda a: a.order):
             due_now = [a for a in rank if slot % a.every == 0]
             if not due_now:
                 continue
-            release_ns = clock.release_ns(slot, start_ns > 0, rest_s)
+            release_ns = clock.release_ns(slot, follower, rest_s)
             start_ns = start_ns or release_ns
             for a in due_now:
                 post(a, slot, release_ns, start_ns)
             for a in due_now:
                 if a.delay == 0:
-                    rest_s = max(rest_s, settle(a, slot, slot))
+                    follower, rest_s = True, max(rest_s, settle(a, slot, slot))
         outcome = world.step()
         for name, reward in outcome.reward.items():
             earned[name] = (earned[name] or 0.0) + float(reward)
@@ -277,7 +292,6 @@ def run(
     scenario: Scenario,
     out: str | Path | None = None,
     watch: Watch | None = None,
-    scenario_text: str = "",
 ) -> Record:
     """Fly a scenario in lock-step in this process, whatever its `clock` says, and return its record.
 
@@ -297,8 +311,8 @@ def run(
         new_folder(scenario.name, out),
         world.agents,
         scenario.slots,
-        describe(scenario, LockStep.name, "here"),
-        scenario_text,
+        describe(scenario, world, LockStep.name, "here"),
+        scenario.text,
     )
     ended, why = "broken", ""
     try:
@@ -316,12 +330,11 @@ def run(
     return record
 
 
-def describe(scenario: Scenario, clock: str, seats: str) -> dict[str, Any]:
-    """What a record's meta.json says of the run, beside what Record adds."""
-    import msgspec
-
+def describe(scenario: Scenario, world: World, clock: str, seats: str) -> dict[str, Any]:
+    """What a record's meta.json says of the run, beside what Record adds; `inputs` are the hashes of files it read."""
     resolved = msgspec.to_builtins(scenario)
-    resolved.pop("folder")  # where it lay on the machine that flew it says nothing of the run
+    for name in ("folder", "text"):  # where it lay says nothing of the run, and the text is kept as scenario.toml
+        resolved.pop(name)
     return {
         "scenario": scenario.name,
         "clock": clock,
@@ -329,6 +342,7 @@ def describe(scenario: Scenario, clock: str, seats: str) -> dict[str, Any]:
         "slot_s": scenario.slot_s,
         "seats": seats,
         "resolved": resolved,
+        "inputs": dict(getattr(world, "inputs", {})),
     }
 
 
@@ -365,6 +379,10 @@ def check_action(agent: Agent, action: Action, others: tuple[str, ...]) -> str:
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 return f"signal {name} to {to!r} is not finite"
     return ""
+
+
+def _ignore(seen: Observation) -> None:
+    """What a controller without finish() does with the final observation."""
 
 
 def _copy(arrays: Arrays) -> dict[str, np.ndarray]:

@@ -78,6 +78,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     settings  the world's own tables, an instance of its module's Settings
     agents    by seat name; seats not named keep the defaults
+    text      the file as it was read, before overrides
     """
 
     name: str
@@ -102,13 +103,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1.0
     agents: dict[str, Seating] = msgspec.field(default_factory=dict)
     settings: Any = None
+    text: str = ""
 
     def seating(self, agent: str) -> Seating:
         """Who sits there; the defaults where the scenario does not say."""
         return self.agents.get(agent, Seating())
 
 
-OWN = ("name", "folder", "agents", "settings")  # fields that are not keys of the file
+OWN = ("name", "folder", "agents", "settings", "text")  # fields that are not keys of the file
 
 
 def shipped() -> dict[str, Path]:
@@ -130,7 +132,8 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenar
             raise ScenarioError(f"no scenario {str(path)!r}; there are {', '.join(shipped())}, or give a .toml file")
         file = shipped()[str(path)]
     try:
-        keys = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        keys = tomllib.loads(text)
     except FileNotFoundError:
         raise ScenarioError(f"scenario file {file} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -139,7 +142,7 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenar
         raise ScenarioError(f"scenario {file.name} is not TOML: {error}") from None
     for dotted, value in sorted((overrides or {}).items(), key=lambda item: not item[0].endswith(".controller")):
         _put(keys, dotted, value)
-    return resolve(keys, name=file.stem, folder=file.resolve().parent)
+    return msgspec.structs.replace(resolve(keys, name=file.stem, folder=file.resolve().parent), text=text)
 
 
 def resolve(keys: dict[str, Any], name: str = "scenario", folder: str | Path = ".") -> Scenario:
@@ -257,7 +260,9 @@ def _seating(table: Any, name: str, agent: str) -> Seating:
 
 def _struct(kind: type, keys: dict[str, Any], name: str) -> dict[str, Any]:
     made = _convert(kind, keys, name, "")
-    return {field: getattr(made, field) for field in made.__struct_fields__ if field not in ("agents", "settings")}
+    return {
+        field: getattr(made, field) for field in made.__struct_fields__ if field not in ("agents", "settings", "text")
+    }
 
 
 def _convert(kind: type, keys: dict[str, Any], name: str, prefix: str) -> Any:

@@ -128,7 +128,8 @@ class Controller(Protocol):
 
     It may also have learn(), called after the answer has left. What learn() returns, if anything, is a job: a
     callable of no arguments that works on its own copy of the data, off the control path. Its result goes to
-    adopt(result), which the controller then must have, exactly `learn_delay` slots later.
+    adopt(result), which the controller then must have, exactly `learn_delay` slots later. And it may have
+    finish(seen), told the final observation with the rewards it closes.
     """
 
     def act(self, seen: Observation) -> Action:

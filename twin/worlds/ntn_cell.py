@@ -9,6 +9,7 @@ and are drawn at reset, so that nothing the seats do can move them and nothing h
 Angles are (theta, phi) in the frames of twin.geometry; the equations numbered here are those of arXiv 2402.04865.
 """
 
+import hashlib
 import math
 from collections import deque
 from collections.abc import Mapping
@@ -133,6 +134,7 @@ class NtnCell:
         self.cycle_slots = every["leo"]
         self._observed_slots = slots + 1 + max(delay.values())
         self.sky = _ephemeris(settings.sky, Path(folder), self._observed_slots * slot_s + LOOKAHEAD_S)
+        self.inputs = {"tle_sha256": hashlib.sha256((Path(folder) / settings.sky.tle).read_bytes()).hexdigest()}
         self.services = self._services(passes(self.sky, **_place(self.site), mask_deg=settings.sky.mask_deg))
         self._service_of = np.full(max([self._observed_slots] + [s.end for s in self.services]), -1)
         for i, service in enumerate(self.services):
