@@ -71,8 +71,8 @@ class Crew:
 
     def stop(self) -> None:
         """Wait for those who leave by themselves, noting how they did; terminate, then kill, those who do not."""
-        self._wait()
-        if self.started:
+        if self.started:  # before that they may not even listen yet
+            self._wait()
             self.look()
         for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
             for process in self._processes.values():

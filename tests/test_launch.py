@@ -82,10 +82,10 @@ def test_answer_that_is_wrong_is_one_invalid_cycle_with_its_reason(tmp_path, con
 
 def test_seat_nobody_takes_ends_the_run_with_words_and_exit_code(tmp_path):
     with pytest.raises(
-        SeatEmpty, match=r"seat 'follower' was not taken within 0\.5 s.*--agent follower --connect tcp://"
+        SeatEmpty, match=r"seat 'leader' was not taken within 0\.5 s.*--agent leader --connect tcp://"
     ) as caught:
         hil.run(
-            toys.scenario(("Echo", "external"), seat_wait_s=0.5),
+            toys.scenario(("external", "external"), seat_wait_s=0.5),
             "lockstep",
             tmp_path / "run",
             bind="tcp://127.0.0.1:47310",
