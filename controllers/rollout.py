@@ -129,6 +129,10 @@ class Rollout:
     options say. Raises ControllerError for options out of range. `weights_version` counts updates in force.
     """
 
+    _held: tuple[int, np.ndarray] | None  # the newest reference, and the slot it begins with
+    _last: tuple[int, np.ndarray, int] | None  # slot, state and satellite of the last decision
+    _satellite: int
+
     def __init__(
         self,
         agent: Agent,
@@ -203,7 +207,7 @@ class Rollout:
         message = {  # Algorithm 1, line 7: 6 + T + M elements
             "state": state,
             "action": np.concatenate([beam_deg, reserved]).astype(np.float32),
-            "reward": np.float32(seen.reward or 0.0),
+            "reward": np.array(seen.reward or 0.0, np.float32),
         }
         return Action({"tx_beam_deg": beam_deg, "reserved_rb": reserved}, {FOLLOWER: message})
 
@@ -249,9 +253,9 @@ class Rollout:
         slot = np.arange(n_slots)
         middle = np.arange(self.n_steps) * self.cycle_slots + self.cycle_slots / 2
         at_s = (first + np.concatenate([slot, middle])) * self.slot_s
-        position_m, velocity_m_s = track(seen.values["ephemeris_m"], seen.values["ephemeris_s"], at_s)
-        where = pointing(position_m[:n_slots], velocity_m_s[:n_slots], self.site)
-        return where, pointing(position_m[n_slots:], velocity_m_s[n_slots:], self.site).tx_beam_deg
+        whole = pointing(*track(seen.values["ephemeris_m"], seen.values["ephemeris_s"], at_s), self.site)
+        where = Pointing(*(getattr(whole, name)[:n_slots] for name in Pointing.__dataclass_fields__))
+        return where, whole.tx_beam_deg[n_slots:]
 
     def _beams(self, values: Arrays, middle_deg: np.ndarray) -> np.ndarray:
         """Beams of each first increment in each cycle, (9, n_steps, 2) deg: after the first the base policy steers.
@@ -279,11 +283,14 @@ class Rollout:
         position_m = track(seen.values["ephemeris_m"], seen.values["ephemeris_s"], at_s)[0][0]
         last = slice(-self.cycle_slots, None)
         snr_db = np.maximum(to_db(snr[:, last]), self.floor_db)  # (n_beams, T), of any group that is used
-        heard = (self.sets[:, None, :] & reference_rb[None, last]).any(axis=2) | (not self.literal)  # (n_sets, T)
+        heard = np.ones((1, self.cycle_slots), bool)  # whatever the set
+        if self.literal:
+            heard = (self.sets[:, None, :] & reference_rb[None, last]).any(axis=2)  # (n_sets, T)
         slot_snr_db = np.where(heard[None], snr_db[:, None], self.floor_db)
-        positions_m = np.broadcast_to(position_m, (*slot_snr_db.shape[:2], 3))
-        states = self.state(positions_m, slot_snr_db).reshape(-1, 3 + self.cycle_slots)
-        return self.critic.value(to_tensor(states)).numpy().reshape(slot_snr_db.shape[:2]) * self.usual_mbit
+        shape = slot_snr_db.shape[:2]
+        states = self.state(np.broadcast_to(position_m, (*shape, 3)), slot_snr_db)
+        tail = self.critic.value(to_tensor(states.reshape(-1, states.shape[-1]))).numpy().reshape(shape)
+        return np.broadcast_to(tail, (len(snr), len(self.sets))) * self.usual_mbit
 
     def _take_reference(self, seen: Observation) -> None:
         """Keep the newest reference and the slot it begins with; a handover voids whatever was said before it."""
@@ -311,9 +318,7 @@ class Rollout:
     def _start(self) -> None:
         """A new flight: the slots count anew and nothing of before follows into it. What was learned stays."""
         self._flight += 1
-        self._held: tuple[int, np.ndarray] | None = None
-        self._satellite = 0
-        self._last: tuple[int, np.ndarray, int] | None = None
+        self._held, self._last, self._satellite = None, None, 0
 
     def _settle(self, seen: Observation, state: np.ndarray) -> None:
         """Store the cycle whose reward this observation brings, if our answer governed it."""

@@ -172,10 +172,10 @@ def fisher_product(actor: Actor, theta: torch.Tensor, batch: Batch, damping: flo
     """
     with torch.no_grad():
         probabilities = [log_p.exp() for log_p in log_policy(actor, theta, batch)]
-    (_, transposed) = torch.func.vjp(lambda t: actor(t, batch.states), theta)
+    transposed = torch.func.vjp(lambda t: actor(t, batch.states), theta)[1]
 
     def apply(v: torch.Tensor) -> torch.Tensor:
-        _, tangents = torch.func.jvp(lambda t: actor(t, batch.states), (theta,), (v,))
+        tangents = torch.func.jvp(lambda t: actor(t, batch.states), (theta,), (v,))[1]
         weighted = tuple(p * (u - (p * u).sum(1, keepdim=True)) / len(u) for p, u in zip(probabilities, tangents))
         return transposed(weighted)[0] + damping * v
 
@@ -193,10 +193,8 @@ def trust_region_step(
     """
     theta = theta.detach()
     leaf = theta.clone().requires_grad_()
-    old = log_policy(actor, leaf, batch)
-    before = surrogate(*old, batch, clip)
-    (gradient,) = torch.autograd.grad(before, leaf)
-    old, before = tuple(log_p.detach() for log_p in old), float(before.detach())
+    value = surrogate(*log_policy(actor, leaf, batch), batch, clip)
+    (gradient,) = torch.autograd.grad(value, leaf)
     if not torch.isfinite(gradient).all() or not gradient.any():
         return theta, Step(0.0, 0.0, 0, False)
     product = fisher_product(actor, theta, batch.every(FISHER_SHARE))
@@ -205,6 +203,9 @@ def trust_region_step(
     if not curvature > 0.0:
         return theta, Step(0.0, 0.0, 0, False)
     full = (2.0 * kl_limit / curvature) ** 0.5 * direction
+    with torch.no_grad():
+        old = log_policy(actor, theta, batch)
+        before = float(surrogate(*old, batch, clip))
     for trial in range(BACKTRACKS):
         candidate = theta + BACKTRACK**trial * full
         with torch.no_grad():
@@ -219,6 +220,18 @@ def trust_region_step(
 def summed_advantage(a_low: torch.Tensor, a_high: torch.Tensor) -> torch.Tensor:
     """A_L + A_H of (29), each standardised over the batch first: otherwise the tier with the larger rewards wins."""
     return standardised(a_low) + standardised(a_high)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The constants of an update: discounts of both tiers, lambda, limits of the policy's step, the critics' rate."""
+
+    gamma: float
+    gamma_leo: float
+    gae_lambda: float
+    kl_limit: float
+    clip: float
+    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -239,13 +252,7 @@ def improve(
     slots: Arrays,
     cycles: Arrays,
     rows: np.ndarray,
-    *,
-    gamma: float,
-    gamma_leo: float,
-    gae_lambda: float,
-    kl_limit: float,
-    clip: float,
-    learning_rate: float,
+    rates: Rates,
 ) -> Learned:
     """Algorithm 1, lines 12 and 13, on copies of everything: one update of the policy (29) and of both values (30).
 
@@ -257,16 +264,19 @@ def improve(
     value, next_value = (low.value(to_tensor(slots[name])).double().numpy() for name in ("state", "next_state"))
     ends = ends_of(slots["time"])
     chain = slots["reward"], next_value, ends, slots["terminal"]
-    a_low = advantages(slots["reward"], value, *chain[1:], gamma, gae_lambda)
-    returns = discounted_returns(*chain, gamma)
+    a_low = advantages(slots["reward"], value, *chain[1:], rates.gamma, rates.gae_lambda)
+    returns = discounted_returns(*chain, rates.gamma)
     a_high = np.zeros(len(a_low))
     if len(cycles["cycle"]):
         value, next_value = (high.value(to_tensor(cycles[name])).double().numpy() for name in ("state", "next_state"))
-        a_cycle = cycles["reward"] + gamma_leo * np.where(cycles["terminal"], 0.0, next_value) - value
+        a_cycle = cycles["reward"] + rates.gamma_leo * np.where(cycles["terminal"], 0.0, next_value) - value
         a_high = broadcast(slots["cycle"], cycles["cycle"], a_cycle)
         chain = cycles["reward"], next_value, ends_of(cycles["cycle"]), cycles["terminal"]
         high = high.fitted(
-            to_tensor(cycles["state"]), to_tensor(discounted_returns(*chain, gamma_leo)), VALUE_STEPS, learning_rate
+            to_tensor(cycles["state"]),
+            to_tensor(discounted_returns(*chain, rates.gamma_leo)),
+            VALUE_STEPS,
+            rates.learning_rate,
         )
     batch = Batch(
         states=to_tensor(slots["state"][rows]),
@@ -276,8 +286,8 @@ def improve(
         log_prob=to_tensor(slots["log_prob"][rows]),
         advantage=summed_advantage(to_tensor(a_low[rows]), to_tensor(a_high[rows])),
     )
-    theta, step = trust_region_step(actor, theta, batch, kl_limit, clip)
-    low = low.fitted(batch.states, to_tensor(returns[rows]), VALUE_STEPS, learning_rate)
+    theta, step = trust_region_step(actor, theta, batch, rates.kl_limit, rates.clip)
+    low = low.fitted(batch.states, to_tensor(returns[rows]), VALUE_STEPS, rates.learning_rate)
     return Learned(theta, low, high, step)
 
 
@@ -405,6 +415,11 @@ class Trpo:
     `weights_version` counts updates in force, `last_step` is what the last one did to the policy.
     """
 
+    _pending: dict[int, dict]  # actions by slot, until their reward has come
+    _satellite_of: dict[int, int]  # who served, by slot
+    _told: tuple[int, np.ndarray] | None  # the satellite's last cycle and state
+    _leader_beam_deg: np.ndarray | None
+
     def __init__(
         self,
         agent: Agent,
@@ -446,22 +461,22 @@ class Trpo:
         self.n_steps, self.relative, self.explore = n_steps, relative and not self.literal, explore
         self.own_error = not self.relative and not self.literal
         self.batch, self.group_cost = batch, group_cost
-        self.rates = {
-            "gamma": LITERAL_GAMMA if self.literal else gamma,
-            "gamma_leo": gamma_leo,
-            "gae_lambda": gae_lambda,
-            "kl_limit": kl_limit,
-            "clip": np.inf if self.literal else RATIO_CLIP,
-            "learning_rate": learning_rate,
-        }
+        self.rates = Rates(
+            gamma=LITERAL_GAMMA if self.literal else gamma,
+            gamma_leo=gamma_leo,
+            gae_lambda=gae_lambda,
+            kl_limit=kl_limit,
+            clip=np.inf if self.literal else RATIO_CLIP,
+            learning_rate=learning_rate,
+        )
         self.site = Site(
             latitude_deg=float(facts["latitude_deg"]),
             longitude_deg=float(facts["longitude_deg"]),
             altitude_m=float(facts["altitude_m"]),
         )
         self.nominal = NominalLink.from_facts(facts)
-        self.tx_antennas = tuple(int(n) for n in facts["tx_antennas"])
-        self.rx_antennas = tuple(int(n) for n in facts["rx_antennas"])
+        self.tx_antennas = int(facts["tx_antennas"][0]), int(facts["tx_antennas"][1])
+        self.rx_antennas = int(facts["rx_antennas"][0]), int(facts["rx_antennas"][1])
         self.n_rx = self.rx_antennas[0] * self.rx_antennas[1]
         self.strength_scale = np.sqrt(self.tx_antennas[0] * self.tx_antennas[1]) * self.n_rx
         self.mean_units = float(facts["demand_mean_units"])
@@ -559,7 +574,7 @@ class Trpo:
         n_rows = self.memory.n_rows
         rows = np.sort(self.learn_rng.choice(n_rows, min(self.batch, n_rows), replace=False))
         held = self.actor, self.theta, self.low, self.high, self.memory.copy(), self.cycles.copy(), rows
-        return lambda: improve(*held, **self.rates)
+        return lambda: improve(*held, self.rates)
 
     def adopt(self, result: Learned) -> None:
         """Put what a job brought back in force."""
@@ -598,11 +613,11 @@ class Trpo:
         if self._leader_beam_deg is not None:
             tx_beam_deg = self._leader_beam_deg + (tx_direction_deg - where.tx_beam_deg[0] if self.relative else 0.0)
         tx_gain = beam_gain(np.broadcast_to(tx_beam_deg, (n + 1, 2)), tx_direction_deg, self.tx_antennas)
-        noise, demand = np.zeros((n, len(self.sets))), np.zeros(n + 1)
+        noise, units = np.zeros((n, len(self.sets))), np.zeros(n + 1, np.int64)
         allowed = self.allowed(values["reserved_rb"])
         if not self.literal:
             noise = self.reference_rng.gumbel(size=noise.shape)
-            demand = self.reference_rng.poisson(self.mean_units, n + 1) * (self.unit_mbit / self.usual_mbit)
+            units = self.reference_rng.poisson(self.mean_units, n + 1)
             allowed = np.ones(len(self.sets), bool)
         return play_forward(
             self.weights,
@@ -613,7 +628,7 @@ class Trpo:
             self.nominal.matched_snr(where.slant_range_m[1:], where.elevation_deg[1:]) * tx_gain,
             np.sqrt(tx_gain) / self.n_rx,
             where.rx_beam_deg[1:],
-            demand,
+            units * (self.unit_mbit / self.usual_mbit),
             noise,
             allowed,
             self.increments_deg,
@@ -641,11 +656,9 @@ class Trpo:
     def _start(self) -> None:
         """A new flight: the slots count anew and nothing of before follows into it. What was learned stays."""
         self._flight += 1
-        self._pending: dict[int, dict] = {}  # actions by slot, until their reward has come
-        self._satellite_of: dict[int, int] = {}
+        self._pending, self._satellite_of = {}, {}
         self._remembered = 3 * self.cycle_slots + self.delay + self.leo_delay
-        self._told: tuple[int, np.ndarray] | None = None  # the satellite's last cycle and state
-        self._leader_beam_deg: np.ndarray | None = None
+        self._told = self._leader_beam_deg = None
 
     def _time(self, count: int) -> int:
         """A count within this flight that continues no other flight's."""
@@ -713,7 +726,7 @@ class Trpo:
         slots["beam"] += np.arange(n_rows)
         cycles = {name: np.zeros((n_rows, *array.shape[1:]), array.dtype) for name, array in self.cycles.copy().items()}
         held = self.actor, self.theta, self.low, self.high, slots, cycles, np.arange(n_rows)
-        improve(*held, **self.rates)
+        improve(*held, self.rates)
         for rng, state in zip(rngs, states):
             rng.bit_generator.state = state
 

@@ -186,7 +186,7 @@ def run(
                 picture.say("compiling and building the world")
                 record = run_here(loaded, out=folder, watch=picture.watch)
     except KeyboardInterrupt:
-        err.print("stopped; what was flown is in the record")
+        err.print("stopped")
         if fresh and (folder / "meta.json").exists():
             _show(Record.open(folder), as_json)
         raise typer.Exit(INTERRUPTED) from None
@@ -292,8 +292,8 @@ def _show(record: Any, as_json: bool) -> None:
     hash_ = result.trajectory_hash or "none: the run did not end"
     console.print(f"trajectory {hash_}")
     if result.ended != "finished":
-        ended = "was killed" if result.ended == "running" else result.ended
-        console.print(f"the run {ended}: {result.why or 'no reason recorded'}", soft_wrap=True)
+        ended = "killed" if result.ended == "running" else result.ended
+        console.print(f"the run was {ended}: {result.why or 'no reason recorded'}", soft_wrap=True)
     console.print(f"run folder {result.run}", soft_wrap=True)
 
 

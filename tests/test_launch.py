@@ -396,4 +396,3 @@ def _children_of(pid):
         ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
     ).stdout
     return [int(line) for line in listed.split()]
-

@@ -79,8 +79,8 @@ def show(trained: list[Trained], genie: float, bfs: float) -> None:
     for one in trained:
         served, untrained = np.mean(one.served), np.mean(one.untrained)
         print(
-            f"seed {one.seed}: served {served:.2f} with {one.groups:.2f} groups, untrained {untrained:.2f}; of the genie "
-            f"({genie:.2f}) {served / genie:.3f}, of BFS-greedy ({bfs:.2f}) {served / bfs:.3f}; "
+            f"seed {one.seed}: served {served:.2f} with {one.groups:.2f} groups, untrained {untrained:.2f}; of the "
+            f"genie ({genie:.2f}) {served / genie:.3f}, of BFS-greedy ({bfs:.2f}) {served / bfs:.3f}; "
             f"{sum(step.taken for step in one.steps)} of {len(one.steps)} updates taken"
         )
 

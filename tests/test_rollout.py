@@ -255,8 +255,27 @@ def test_the_tail_s_state_is_the_position_then_and_the_snr_of_the_last_cycle(wor
     (given,) = states
     later = make_world(slots=120)
     later.slot = 90
-    np.testing.assert_allclose(given[:, :3], np.tile(later.observe("leo")["position_m"] / 7e6, (279, 1)), rtol=1e-6)
-    np.testing.assert_allclose(given.reshape(9, 31, 13)[:, 4, 3:], 10.0 * np.log10(snr[:, -10:]) / 20.0, rtol=1e-5)
+    np.testing.assert_allclose(given[:, :3], np.tile(later.observe("leo")["position_m"] / 7e6, (9, 1)), rtol=1e-6)
+    np.testing.assert_allclose(given[:, 3:], 10.0 * np.log10(snr[:, -10:]) / 20.0, rtol=1e-5)
+
+
+def test_by_the_letter_a_slot_without_a_group_has_no_snr_in_the_tail_s_state(literal):
+    leo = settled(seat(literal, "leo"), literal)
+    states = []
+
+    class Recording:
+        def value(self, given):
+            states.append(given.numpy())
+            return torch.zeros(len(given))
+
+    leo.critic = Recording()
+    reference = np.zeros((80, 5), bool)
+    reference[:, 0] = True
+    leo._tail(Observation("leo", 10, literal.observe("leo")), np.full((9, 80), 10.0), reference)
+    slot_snr_db = states[0].reshape(9, 31, 13)[:, :, 3:] * 20.0
+    with_first = leo.sets[:, 0]
+    np.testing.assert_allclose(slot_snr_db[:, with_first], 10.0, rtol=1e-6)
+    np.testing.assert_allclose(slot_snr_db[:, ~with_first], -30.0, rtol=1e-6)
 
 
 def test_cumulative_beams_close_in_on_the_prediction_step_by_step(literal):

@@ -380,8 +380,8 @@ def test_beams_stand_around_the_prediction_and_groups_within_the_reserved(world)
 def test_by_the_letter_increments_add_up_and_the_state_knows_neither_demand_nor_beam(literal):
     ue = Trpo(seat(literal), 1)
     assert ue.actor.n_inputs == 5 + 64
-    assert ue.rates["gamma"] == 0.95
-    assert ue.rates["clip"] == np.inf
+    assert ue.rates.gamma == 0.95
+    assert ue.rates.clip == np.inf
     seen, answers = fly(literal, ue)
     for one, answer in zip(seen[1:], answers[1:]):
         steps = (answer.values["rx_beam_deg"] - one.values["rx_beam_deg"]) / 5.0
