@@ -6,6 +6,7 @@ after the answer has left; when the twin is gone the process ends by itself.
 
 import gc
 import os
+import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from twin.types import Agent, Controller, Observation
 from twin.units import NS_PER_US
 
 HELLO_EVERY_S = 0.5
+SWITCH_S = 0.0002  # what is learned in the other thread lets the control path in within this; Python's own is 5 ms
 
 
 def serve(
@@ -66,6 +68,7 @@ def serve(
         else:
             made = controller(seat, welcome.seed, **chosen)  # type: ignore[call-arg]
         learner = Learner(made, welcome.learn_delay, welcome.clock != "realtime", learning) if welcome.learn else None
+        sys.setswitchinterval(SWITCH_S)
         gc.collect()
         gc.freeze()  # what was loaded so far is never garbage: a collection in the loop need not look at it
         peer.send(wire.Ready(agent, welcome.run))
