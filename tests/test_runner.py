@@ -93,12 +93,26 @@ def test_abort_ends_the_run_and_leaves_a_readable_record(tmp_path):
     assert record.decisions["follower"]["status"].tolist()[:5] == [1, 1, 1, 2, 0]
 
 
-@pytest.mark.parametrize(("flight_s", "arrives"), [(0.0, 0), (0.004, 0), (0.01, 1), (0.025, 2)])
+@pytest.mark.parametrize(("flight_s", "arrives"), [(0.0, 0), (0.004, 0), (0.01, 1), (0.025, 2), (0.03, 3)])
 def test_signal_travels_whole_slots_of_its_delay(tmp_path, flight_s, arrives):
     hint = {"follower": {"hint": np.array([7.0], dtype="float32")}}
     leader = Scripted({2: Answer(Action({"number": np.array(0.0)}, hint))})
     _, seats = fly(tmp_path, toys.TwoTier(flight_s=flight_s), leader=leader)
     assert [s.slot for s in seats["follower"].seen if s.signals] == [2 + arrives]
+
+
+def test_of_two_signals_that_arrive_at_once_the_newer_is_seen(tmp_path):
+    class Nearing(toys.TwoTier):
+        def propagation_delay_s(self, sender, receiver):
+            return 0.04 - 0.01 * self.slot  # 0.04 s at slot 0, 0.02 s at slot 2: both arrive at slot 4
+
+    def hint(value):
+        return Answer(Action({"number": np.array(0.0)}, {"follower": {"hint": np.array([value, value])}}))
+
+    leader = Scripted({0: hint(1.0), 2: hint(2.0)})
+    _, seats = fly(tmp_path, Nearing(), leader=leader)
+    told = {s.slot: s.signals["leader"]["hint"].tolist() for s in seats["follower"].seen if s.signals}
+    assert told == {4: [2.0, 2.0]}
 
 
 def test_signal_bytes_are_counted_and_the_signal_kept(tmp_path):

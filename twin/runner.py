@@ -206,9 +206,9 @@ def drive(
     def post(a: Agent, slot: int, release_ns: int, start_ns: int, last: bool = False) -> None:
         begin_ns = time.monotonic_ns()
         inbox: dict[str, Arrays] = {}
-        for signal in [s for s in flying if s[0] <= slot and s[1] == a.name]:
-            flying.remove(signal)
-            inbox[signal[2]] = signal[3]  # the newest of each sender
+        for _, _, sender, arrays in (s for s in flying if s[0] <= slot and s[1] == a.name):
+            inbox[sender] = arrays  # the newest of each
+        flying[:] = [s for s in flying if s[0] > slot or s[1] != a.name]
         due_ns = clock.due_ns(a, slot)
         timing = in_force[a.name].timing(slot, release_ns, due_ns)
         values = world.observe(a.name)
@@ -227,16 +227,18 @@ def drive(
         earned[a.name] = 0.0
 
     def settle(a: Agent, slot: int, now: int) -> float:
-        """Put the answer to observation `slot` in force; the longest rest of a slot that a signal of it still flies."""
+        """Put the answer to observation `slot` in force; how long a signal of it flies that arrives in this slot, s."""
         note_late(a)
         answer, holds, rest_s = seats[a.name].take(slot), in_force[a.name], 0.0
         policy = (on_miss or {}).get(a.name, "hold")
         if answer.action is not None:
             holds.action, holds.source, holds.since = _copy(answer.action.values), "agent", now
             for to, arrays in answer.action.signals.items():
-                delay_slots, delay_s = divmod(world.propagation_delay_s(a.name, to), world.slot_s)
-                flying.append((now + int(delay_slots), to, a.name, _copy(arrays)))
-                rest_s = max(rest_s, delay_s)
+                delay_s = world.propagation_delay_s(a.name, to)
+                delay_slots = int(delay_s / world.slot_s + 1e-9)  # a whole number of slots, whatever its last bit says
+                flying.append((now + delay_slots, to, a.name, _copy(arrays)))
+                if delay_slots == 0:
+                    rest_s = max(rest_s, delay_s)
         elif policy == "default":
             holds.action, holds.source, holds.since = _copy(world.default(a.name)), "default", now
         elif holds.source == "agent":
