@@ -19,7 +19,7 @@ from twin.errors import ControllerError
 from twin.geometry import Pointing, Site, pointing
 from twin.orbit import track
 from twin.types import Action, Agent, Arrays, Observation
-from twin.units import MEGA, to_db
+from twin.units import MEGA, SPEED_OF_LIGHT_M_S, to_db
 
 CRITIC_SIZES = (300, 200)  # section V-A: hidden layers of the value network
 REACH = 1  # (19): increments of the beam in {-D, 0, D} per angle, 9 beams
@@ -299,7 +299,9 @@ class Rollout:
         if seen.values["new_pass"] or satellite != self._satellite:
             self._held = None
         elif rows.ndim == 2 and len(rows) and rows.shape[1] == 2 + self.n_groups:  # ours, not another controller's
-            self._held = seen.slot, rows
+            flight_s = np.linalg.norm(seen.values["position_m"] - self.site.position_m) / SPEED_OF_LIGHT_M_S
+            sent_by = seen.slot - int(flight_s / self.slot_s)  # it left in the last slot of a cycle and arrived by now
+            self._held = (sent_by + 1) // self.cycle_slots * self.cycle_slots, rows
         self._satellite = satellite
 
     def _reference(self, slot: int, rx_direction_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

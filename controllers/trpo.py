@@ -41,7 +41,7 @@ LITERAL_GAMMA = 0.95  # specification, section 5; the repaired scheme learns on 
 CG_ITERATIONS = 10  # Schulman et al. 2015, appendix C
 DAMPING = 0.1  # added to the Fisher matrix: keeps directions without information from taking the whole step
 FISHER_SHARE = 4  # the Fisher matrix from every 4th row, which is cheap (the same, appendix C); the KL limit from all
-RATIO_CLIP = 0.5  # repair 9; measured in docs/papers/ntn_cell.md
+RATIO_CLIP = 0.25  # repair 9; measured in docs/papers/ntn_cell.md
 BACKTRACKS, BACKTRACK = 10, 0.8  # line search: at most so many trials, each so much shorter
 VALUE_STEPS = 10  # Adam steps of each critic per update
 HIGHEST_ANGLE_DEG = 180.0  # (13)
@@ -533,6 +533,8 @@ class Trpo:
         if seen.reward is None:
             self._start()
         values = seen.values
+        if values["new_pass"]:
+            self._leader_beam_deg = None  # it pointed from another satellite
         satellite = int(values["satellite"])
         self._satellite_of[seen.slot] = satellite
         if len(self._satellite_of) > self._remembered:
@@ -573,8 +575,9 @@ class Trpo:
         self._n_new = 0
         n_rows = self.memory.n_rows
         rows = np.sort(self.learn_rng.choice(n_rows, min(self.batch, n_rows), replace=False))
-        held = self.actor, self.theta, self.low, self.high, self.memory.copy(), self.cycles.copy(), rows
-        return lambda: improve(*held, self.rates)
+        networks = self.actor, self.theta, self.low, self.high  # replaced by updates, never changed in place
+        experience, rates = (self.memory.copy(), self.cycles.copy(), rows), self.rates
+        return lambda: improve(*networks, *experience, rates)
 
     def adopt(self, result: Learned) -> None:
         """Put what a job brought back in force."""

@@ -4,6 +4,7 @@ The control path is one thread: receive, decode, act, encode, send. What the con
 after the answer has left; when the twin is gone the process ends by itself.
 """
 
+import contextlib
 import gc
 import os
 import sys
@@ -17,9 +18,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 from hil import wire
 from twin.errors import ControllerError, SeatEmpty, WireError
-from twin.runner import Learner
+from twin.runner import Learner, check_action
 from twin.scenario import controller_class, make_controller
-from twin.types import Agent, Controller, Observation
+from twin.types import Action, Agent, Controller, Observation
 from twin.units import NS_PER_US
 
 HELLO_EVERY_S = 0.5
@@ -40,7 +41,8 @@ def serve(
     agent        the seat's name, e.g. "ue"
     connect      the twin's address, e.g. "tcp://127.0.0.1:5555"
     patience_s   how long a twin may take to appear and welcome us, s
-    heartbeat_s  offer a sign of life this often, s; 0 offers none (a vanished process is noticed without)
+    heartbeat_s  offer a sign of life this often, s: more than the longest answer takes; 0 offers none (a vanished
+                 process is noticed without)
     options      used instead of those the scenario gives with the welcome
 
     Raises SeatEmpty when no twin welcomed us, ControllerError when it refused us or is gone, WireError.
@@ -124,7 +126,8 @@ class _Peer:
         )
         until = time.monotonic() + patience_s
         while time.monotonic() < until:
-            self.send(hello)
+            with contextlib.suppress(zmq.Again):  # nobody is there, and enough hellos wait for who comes
+                self.dealer.send(wire.encode(hello), zmq.NOBLOCK)
             for _, message in self.hear(HELLO_EVERY_S):
                 if isinstance(message, wire.Stop):
                     raise ControllerError(f"the run of seat {self.agent!r} is over: {message.reason}")
@@ -154,6 +157,8 @@ def _answer(
         if realtime:
             asked = _still_open(asked)
         for received_ns, message in asked:
+            if learner is not None and not message.last and learner.before(message.slot):
+                waiting_ns = time.monotonic_ns()  # until then it was not free
             seen = Observation(
                 message.agent,
                 message.slot,
@@ -166,37 +171,40 @@ def _answer(
             if seen.last:
                 getattr(controller, "finish", lambda _: None)(seen)
                 return answered
-            decoded_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns()
-            if learner is not None:
-                learner.before(message.slot)
+            stamps = {"waiting": waiting_ns, "received": received_ns, "decoded": time.monotonic_ns()}
+            cpu_ns = time.thread_time_ns()
             action = controller.act(seen)
-            acted_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns() - cpu_ns
-            learned = learner.stamps() if learner else {}
-            reply = wire.Reply(
-                agent.name,
-                welcome.run,
-                message.slot,
-                wire.pack(action.values),
-                {to: wire.pack(arrays) for to, arrays in action.signals.items()},
-                {
-                    "waiting": waiting_ns,
-                    "received": received_ns,
-                    "decoded": decoded_ns,
-                    "acted": acted_ns,
-                    "cpu_ns": cpu_ns,
-                    "learn_ns": learned.get("learn_ns", 0),
-                    "replied": time.monotonic_ns(),
-                },
-                learned.get("weights", 0),
-                learned.get("learning_misses", 0),
-            )
-            peer.send(reply)
+            stamps |= {"cpu_ns": time.thread_time_ns() - cpu_ns, "acted": time.monotonic_ns()}
+            peer.send(_reply(agent, tuple(welcome.others), welcome.run, message.slot, action, stamps, learner))
             answered += 1
             if learner is not None:
                 learner.after(message.slot)
             waiting_ns = time.monotonic_ns()
         if any(isinstance(m, wire.Stop) for _, m in heard):
             return answered
+
+
+def _reply(
+    agent: Agent,
+    others: tuple[str, ...],
+    run: str,
+    slot: int,
+    action: Action,
+    stamps: dict[str, int],
+    learner: Learner | None,
+) -> wire.Reply:
+    """The answer as it travels; one that is wrong travels as its reason, so that here and there are judged alike."""
+    reply = wire.Reply(agent.name, run, slot, {}, reason=check_action(agent, action, others))
+    if not reply.reason:
+        reply.values = wire.pack(action.values)
+        reply.signals = {to: wire.pack(arrays) for to, arrays in action.signals.items()}
+    reply.stamps = stamps
+    if learner is not None:
+        learned = learner.stamps()
+        reply.weights, reply.learning_misses = learned["weights"], learned["learning_misses"]
+        stamps["learn_ns"] = learned["learn_ns"]
+    stamps["replied"] = time.monotonic_ns()
+    return reply
 
 
 def _still_open(asked: list[tuple[int, wire.Asked]]) -> list[tuple[int, wire.Asked]]:

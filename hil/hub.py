@@ -5,10 +5,12 @@ next release or for an answer, it waits in `listen`, which stamps each message a
 vanishes is noticed by its unsubscribe byte (XPUB) and confirmed by a probe the ROUTER cannot deliver.
 """
 
+import contextlib
 import select
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import zmq
@@ -28,6 +30,7 @@ PROBE_EVERY_NS = NS_PER_S // 500
 LIVENESS_NS = NS_PER_S // 5  # how often somebody else's death is looked for while we wait
 CLIENT_STAMPS = ("waiting", "received", "decoded", "acted", "replied", "cpu_ns", "learn_ns")
 FOR_EVER_NS = 2**60
+KEPT = 32  # cycles remembered, to tell a duplicate and a late answer from a stale one
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
 Event = Callable[..., None]
@@ -98,17 +101,18 @@ class Hub:
     # waiting
 
     def listen(self, until_ns: int, enough: Callable[[], bool] = lambda: False) -> None:
-        """Read what comes, stamped as it comes, until the time is there or it is enough."""
+        """Read what comes, stamped as it comes, until the time is there or it is enough; always once after the time."""
         while True:
-            self._read()
-            if enough():
+            over = time.monotonic_ns() >= until_ns
+            all_read = self._read()
+            if over or enough():
                 return
-            rest = until_ns - time.monotonic_ns()
-            if rest <= 0:
-                return
-            if rest > SPIN_NS:  # the descriptors tell of edges, so everything was read before we sleep on them
-                nap_ns = PROBE_EVERY_NS if time.monotonic_ns() < self._doubt_until_ns else LIVENESS_NS
-                select.select(self._fds, [], [], min(rest - SPIN_NS, nap_ns) / NS_PER_S)
+            now = time.monotonic_ns()
+            rest = until_ns - now
+            if rest > SPIN_NS and all_read:  # the descriptors tell of edges: sleep on them only when nothing is left
+                nap_ns = min(rest - SPIN_NS, PROBE_EVERY_NS if now < self._doubt_until_ns else LIVENESS_NS)
+                select.select(self._fds, [], [], nap_ns / NS_PER_S)
+                self.looked_ns = min(time.monotonic_ns(), now + nap_ns)  # whatever had come would have woken us
                 self.alive()
 
     def note(self, kind: str, **what: Any) -> None:
@@ -117,40 +121,42 @@ class Hub:
         if self._noted[kind] <= NOTED:
             self.event(kind, **what)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read both sockets, a bounded number of messages; whether that was all."""
         now = time.monotonic_ns()
-        while True:
-            try:
-                message = self._out.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            self._subscription(message)
-        for _ in range(READ_AT_ONCE):
-            try:
-                frames = self._in.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            self._incoming(frames, time.monotonic_ns())
-        self.looked_ns = now
-        if now < self._doubt_until_ns and now >= self._probe_ns:
+        if self._probe_ns <= now < self._doubt_until_ns:
             self._probe_ns = now + PROBE_EVERY_NS  # its other connection may close a little later
             for seat in self.seats.values():
                 seat.probe()
         for seat in self.seats.values():
             seat.tend(now)
+        left = [READ_AT_ONCE, READ_AT_ONCE]
+        with contextlib.suppress(zmq.Again):
+            for left[0] in range(READ_AT_ONCE, 0, -1):
+                self._subscription(self._out.recv(zmq.NOBLOCK))
+            left[0] = 0
+        with contextlib.suppress(zmq.Again):
+            for left[1] in range(READ_AT_ONCE, 0, -1):
+                self._incoming(self._in.recv_multipart(zmq.NOBLOCK), time.monotonic_ns())
+            left[1] = 0
+        if all(left):
+            self.looked_ns = now
+        return all(left)
 
     def _subscription(self, message: bytes) -> None:
         topic = message[1:]
         if message[:1] == b"\x01":
             self._topics[topic] += 1
-        else:
+        elif message[:1] == b"\x00":
             self._topics[topic] -= 1
+            if self._topics[topic] <= 0:
+                del self._topics[topic]
             self._doubt_until_ns = time.monotonic_ns() + DOUBT_NS  # a watcher left, or a controller
 
     def subscribed(self, agent: str) -> bool:
         """Whether anybody listens to what this agent is told."""
         topic = f"{agent}.observation".encode()
-        return any(n > 0 and topic.startswith(prefix) for prefix, n in self._topics.items())
+        return any(topic.startswith(prefix) for prefix in self._topics)
 
     def _incoming(self, frames: list[bytes], now: int) -> None:
         identity, body = frames[0], frames[-1]
@@ -179,6 +185,9 @@ class Hub:
         seat = self.seats.get(hello.agent)
         if seat is None:
             self._refuse(identity, hello.agent, f"no seat {hello.agent[:40]!r}; there are {', '.join(self.seats)}")
+            return
+        if any(other.identity == identity for name, other in self.seats.items() if name != hello.agent):
+            self._refuse(identity, hello.agent, "one connection holds one seat; open another for this one")
             return
         if hello.protocol != wire.PROTOCOL:
             self._refuse(identity, hello.agent, f"protocol {hello.protocol}, this twin speaks {wire.PROTOCOL}")
@@ -239,6 +248,23 @@ class Hub:
             self.send(name, "stop", wire.Stop(self.run, reason))
 
 
+@dataclass
+class Cycle:
+    """One question and what became of it.
+
+    due_ns, sent_ns  the deadline (0: none) and when the observation left
+    asked            who sat there then; None: nobody
+    answer           the first that came, arrived when the emulated computer would have sent it
+    settled          judged: from then on an answer is late or stale
+    """
+
+    due_ns: int
+    sent_ns: int
+    asked: bytes | None
+    answer: Answer | None = None
+    settled: bool = False
+
+
 class There:
     """A seat behind the sockets: whoever subscribed and said hello. Judges each answer by when it arrived.
 
@@ -267,12 +293,7 @@ class There:
         self.stale = self.duplicates = 0
         self._cycle_ns = round(welcome.every * welcome.slot_s / welcome.rt_factor * NS_PER_S)
         self._welcomed_ns = 0
-        self._due: dict[int, tuple[int, int]] = {}  # open cycles: deadline, sent
-        self._answers: dict[int, Answer] = {}  # came, not yet taken
-        self._missed: tuple[int, int, int] | None = (
-            None  # the last cycle judged, its deadline and when it was sent, if nothing had come
-        )
-        self._answered: deque[int] = deque(maxlen=16)  # the last cycles judged for which something had come
+        self._cycles: dict[int, Cycle] = {}  # by slot, oldest first
         self._busy_until_ns = 0
         hub.seats[agent.name] = self
 
@@ -285,12 +306,13 @@ class There:
         """Somebody said hello to an empty seat."""
         self.identity, self.client, self.ready = identity, hello.client[:100], hello.ready
         self.heartbeat_s, self.heard_ns = hello.heartbeat_s, time.monotonic_ns()
-        self._welcomed_ns = 0
+        self._welcomed_ns = self._busy_until_ns = 0
         self.hub.note("seated", agent=self.agent.name, client=self.client)
 
     def leave(self, why: str) -> None:
         """The seat is vacant from now on: whoever waits for it need not."""
-        self.hub.note("vacant", agent=self.agent.name, client=self.client, reason=why)
+        if self.identity is not None:
+            self.hub.note("vacant", agent=self.agent.name, client=self.client, reason=why)
         self.identity, self.ready = None, False
 
     def probe(self) -> bool:
@@ -331,102 +353,104 @@ class There:
         )
         sent_ns = self.hub.send(self.agent.name, "observation", message)
         if not seen.last:
-            self._due[seen.slot] = (due_ns, sent_ns)
+            self._cycles[seen.slot] = Cycle(due_ns, sent_ns, self.identity)
 
     def take(self, slot: int) -> Answer:
         """The answer to observation `slot`, awaited until its deadline; in lock-step until it comes or cannot come."""
-        due_ns, sent_ns = self._due[slot]
-        until = due_ns or sent_ns + round(self.patience_s * NS_PER_S)
-        self.hub.listen(until, lambda: slot in self._answers or (due_ns == 0 and self.identity is None))
-        answer = self._answers.pop(slot, None)
-        del self._due[slot]
-        self._missed = None
-        if answer is not None:
-            self._answered.append(slot)
-        if answer is not None and due_ns:
-            self.hub.listen(min(answer.stamps["arrived"], due_ns))  # an emulated computer is not done before
-            if answer.stamps["arrived"] > due_ns:
-                if answer.status == "on_time" and answer.stamps["arrived"] <= due_ns + self._cycle_ns:
-                    self.late.append((slot, answer.stamps))
+        cycle = self._cycles[slot]
+        until_ns = cycle.due_ns or cycle.sent_ns + round(self.patience_s * NS_PER_S)
+
+        def enough() -> bool:
+            gone = cycle.due_ns == 0 and (cycle.asked is None or cycle.asked != self.identity)
+            return cycle.answer is not None or gone
+
+        self.hub.listen(until_ns, enough)
+        answer, cycle.settled = cycle.answer, True
+        while len(self._cycles) > KEPT and next(iter(self._cycles.values())).settled:
+            del self._cycles[next(iter(self._cycles))]
+        if answer is not None and cycle.due_ns:
+            self.hub.listen(min(answer.stamps["arrived"], cycle.due_ns))  # an emulated computer is not done before
+            if answer.stamps["arrived"] > cycle.due_ns:
+                self._too_late(slot, cycle)
                 answer = None
-        elif answer is None:
-            self._missed = (slot, due_ns, sent_ns)
         if answer is None:
             reason = "no answer by the deadline" if self.probe() else "the seat is vacant"
-            return Answer(None, "missing", reason=reason, stamps={"sent": sent_ns})
+            return Answer(None, "missing", reason=reason, stamps={"sent": cycle.sent_ns})
         return answer
 
-    def _emulated(self, stamps: dict[str, int], due_ns: int) -> int:
-        """How much later a slower computer would have answered, ns.
+    def _too_late(self, slot: int, cycle: Cycle) -> None:
+        """A settled cycle's answer: late if valid and before the seat's next deadline, else stale."""
+        answer = cycle.answer
+        if answer and answer.status == "on_time" and answer.stamps["arrived"] <= cycle.due_ns + self._cycle_ns:
+            self.late.append((slot, answer.stamps))
+        else:
+            self._stale(slot, "it came after the seat's next deadline")
 
-        It skips what is past its deadline when it gets to it, so it never falls behind for ever.
-        """
-        compute_ns = stamps.get("cpu_ns", 0)
-        if self.compute_scale == 1.0 or compute_ns == 0:
-            return 0
-        waited = max(0, self._busy_until_ns - (stamps["arrived"] - compute_ns))
-        extra = min(waited + round((self.compute_scale - 1.0) * compute_ns), FOR_EVER_NS)
-        if stamps["arrived"] - compute_ns + waited < due_ns:
-            self._busy_until_ns = stamps["arrived"] + extra
-        return extra
+    def _stale(self, slot: int, reason: str) -> None:
+        self.stale += 1
+        self.hub.note("stale", agent=self.agent.name, slot=slot, reason=reason)
 
     # what comes in
 
     def garbled(self, reason: str, now: int) -> None:
         """Noise from the one who sits here: it stands as the answer to the oldest open cycle."""
-        for slot in self._due:
-            if slot not in self._answers:
-                self._answers[slot] = Answer(
-                    None, "invalid", reason=reason, stamps={"sent": self._due[slot][1], "arrived": now}
-                )
+        for cycle in self._cycles.values():
+            if not cycle.settled and cycle.answer is None:
+                stamps = {"sent": cycle.sent_ns, "arrived": now}
+                cycle.answer = Answer(None, "invalid", reason=reason, stamps=stamps)
                 return
         self.hub.note("noise", agent=self.agent.name, reason=reason)
 
     def answered(self, reply: wire.Reply, now: int) -> None:
         """An answer arrived: check it, and keep it for its cycle if that is still open."""
         self.heard_ns = now
-        slot = reply.slot
+        slot, cycle = reply.slot, self._cycles.get(reply.slot)
         if reply.run != self.hub.run:
-            self.stale += 1
-            self.hub.note("stale", agent=self.agent.name, slot=slot, reason=f"an answer to run {reply.run[:40]!r}")
-            return
-        if slot in self._answers or slot in self._answered:
+            self._stale(slot, f"it answers run {reply.run[:40]!r}")
+        elif cycle is None:
+            self._stale(slot, "the cycle was never asked, or long ago")
+        elif cycle.answer is not None:
             self.duplicates += 1
             self.hub.note("duplicate", agent=self.agent.name, slot=slot)
-            return
-        missed = self._missed if self._missed is not None and self._missed[0] == slot else None
-        answer = self._judged(reply, now, missed[1:] if missed else self._due.get(slot, (0, 0)))
-        if slot in self._due:
-            self._answers[slot] = answer
-        elif missed is not None and answer.status == "on_time":
-            self.late.append((slot, answer.stamps))
-            self._missed = None
-            self._answered.append(slot)
+        elif cycle.settled and now > cycle.due_ns + self._cycle_ns:
+            self._stale(slot, "it came after the seat's next deadline")
         else:
-            self.stale += 1
-            self.hub.note("stale", agent=self.agent.name, slot=slot, reason="the cycle is no longer open")
+            cycle.answer = self._judged(reply, now, cycle)
+            if cycle.settled:
+                self._too_late(slot, cycle)
 
-    def _judged(self, reply: wire.Reply, now: int, open_: tuple[int, int]) -> Answer:
+    def _judged(self, reply: wire.Reply, now: int, cycle: Cycle) -> Answer:
         stamps: dict[str, int] = {name: reply.stamps[name] for name in CLIENT_STAMPS if name in reply.stamps}
-        stamps |= {"weights": reply.weights, "learning_misses": reply.learning_misses, "arrived": now, "sent": open_[1]}
-        emulation = self._emulated(stamps, open_[0])
-        stamps["arrived"] += emulation
-        stamps["emulation_ns"] = emulation
-        due_ns = open_[0]
-        if reply.slot in self._due and emulation == 0 and self.hub.looked_ns < due_ns < now:
-            stamps["overrun"] = 1  # the twin was busy over the deadline and cannot know: it counts for the controller
-            stamps["arrived"] = due_ns
-        action: Action | None = None
-        try:
-            action = Action(
-                wire.unpack(reply.values), {to: wire.unpack(arrays) for to, arrays in reply.signals.items()}
-            )
-            reason = check_action(self.agent, action, self.others)
-        except WireError as error:
-            reason = str(error)
+        stamps |= {"weights": reply.weights, "learning_misses": reply.learning_misses, "sent": cycle.sent_ns}
+        emulation_ns = self._emulated(stamps.get("cpu_ns", 0), now, cycle.due_ns)
+        stamps |= {"arrived": now + emulation_ns, "emulation_ns": emulation_ns}
+        in_doubt = self.hub.looked_ns + emulation_ns < cycle.due_ns < now + emulation_ns
+        if in_doubt and not cycle.settled and stamps.get("replied", 0) + emulation_ns <= cycle.due_ns:
+            stamps |= {"overrun": 1, "arrived": cycle.due_ns}  # we did not look in time: it counts for the controller
+        action, reason = None, reply.reason
+        if not reason:
+            try:
+                signals = {to: wire.unpack(arrays) for to, arrays in reply.signals.items()}
+                action = Action(wire.unpack(reply.values), signals)
+                reason = check_action(self.agent, action, self.others)
+            except WireError as error:
+                reason = str(error)
         if reason:
             return Answer(None, "invalid", reason=reason, stamps=stamps)
         return Answer(action, stamps=stamps)
+
+    def _emulated(self, compute_ns: int, now: int, due_ns: int) -> int:
+        """How much later a slower computer would have answered, ns.
+
+        It skips what is past its deadline when it gets to it, so it never falls behind for ever.
+        """
+        if self.compute_scale == 1.0 or compute_ns == 0:
+            return 0
+        waited = max(0, self._busy_until_ns - (now - compute_ns))
+        extra = min(waited + round((self.compute_scale - 1.0) * compute_ns), FOR_EVER_NS)
+        if now - compute_ns + waited < due_ns:
+            self._busy_until_ns = now + extra
+        return extra
 
 
 def facts_of(agent: Agent) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import msgspec
 from hil import wire
 from hil.clock import RealTime
 from hil.hub import Hub, There, facts_of
-from twin.errors import ControllerError, ScenarioError, TwinError
+from twin.errors import ControllerError, ScenarioError
 from twin.record import Record, new_folder
 from twin.runner import LockStep, Watch, describe, drive
 from twin.scenario import EXTERNAL, Scenario, agent_seed, build
@@ -28,15 +28,17 @@ EXTERNAL_ADDRESS = "tcp://127.0.0.1:5555"  # where an external controller finds 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 LEAVE_S = 2.0  # a controller may take this long to leave before it is terminated, and again before it is killed
 LAST_LINES = 5
+LAST_BYTES = 4096
 
 
 class Crew:
     """The controller processes of a run, started, watched and stopped; what they print goes to the run folder."""
 
-    def __init__(self, folder: Path, event: Callable[..., None]):
-        self.folder, self.event = folder / "controllers", event
+    def __init__(self, folder: Path, event: Callable[..., None], left: Callable[[str], None]):
+        self.folder, self.event, self.left = folder / "controllers", event, left
         self.started = False  # from then on a death is an event of the run, before it is the end of it
         self._processes: dict[str, subprocess.Popen] = {}
+        self._groups: list[int] = []
 
     def start(self, agent: str, controller: str, address: str) -> None:
         """Start a controller on a seat."""
@@ -51,6 +53,7 @@ class Crew:
                 env={**os.environ, **ONE_THREAD},
                 start_new_session=True,
             )
+        self._groups.append(self._processes[agent].pid)
 
     def look(self) -> None:
         """Notice who has died. Raises ControllerError before the run has started, notes an event in it."""
@@ -68,6 +71,7 @@ class Crew:
                 raise error
             if code != 0:
                 self.event("died", agent=agent, how=how, last_lines=self._last_lines(agent))
+                self.left(agent)  # its connection may live on in a process it forked
 
     def stop(self) -> None:
         """Wait for those who leave by themselves, noting how they did; terminate, then kill, those who do not."""
@@ -79,6 +83,9 @@ class Crew:
                 if process.poll() is None:
                     end(process)
             self._wait()
+        for group in self._groups:  # what a controller started and left behind
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
 
     def _wait(self) -> None:
         until = time.monotonic() + LEAVE_S
@@ -92,7 +99,12 @@ class Crew:
         return self.folder / f"{agent}.log"
 
     def _last_lines(self, agent: str) -> str:
-        lines = self._log(agent).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        try:
+            with self._log(agent).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_BYTES))
+                lines = log.read().decode(errors="replace").strip().splitlines()
+        except OSError as error:
+            return f"    (its log cannot be read: {error})"
         return "\n".join(f"    {line}" for line in lines[-LAST_LINES:]) or "    (it printed nothing)"
 
 
@@ -125,22 +137,22 @@ def run(
     hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None))
     try:
         record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario.text)
-    except TwinError:
+    except BaseException:
         hub.close()
         raise
     hub.event = record.event
-    crew = Crew(record.folder, record.event)
+    crew = Crew(record.folder, record.event, lambda agent: hub.seats[agent].leave("its process ended"))
     hub.alive = crew.look
     ticking: LockStep | RealTime = LockStep()
     ended, why = "broken", ""
     try:
         seats = {a.name: _seat(hub, scenario, world, a.name, clock_name) for a in world.agents}
+        record.prepare(_warm_up(world, scenario.seed))
         for name in seats:
             if name in outside:
                 say(f"waiting for seat {name!r}: ntn-twin control MODULE:CLASS --agent {name} --connect {hub.address}")
             else:
                 crew.start(name, scenario.seating(name).controller, hub.address)
-        record.prepare(_warm_up(world, scenario.seed))
         say("starting " + ", ".join(f"{name} ({scenario.seating(name).controller})" for name in seats))
         hub.gather(scenario.seat_wait_s)
         crew.started = True
@@ -161,16 +173,20 @@ def run(
         raise
     finally:
         gc.unfreeze()
-        with _undisturbed():
-            hub.stop(why or ended)
-            crew.stop()
-        overruns = ticking.overrun_slots if isinstance(ticking, RealTime) else None
-        messages = {
-            name: {"stale": s.stale, "duplicates": s.duplicates, "client": s.client} for name, s in hub.seats.items()
-        }
-        hub.close()
-        record.close(ended, why, overrun_slots=overruns, messages=messages, refused=hub.refused)
+        with _undisturbed(), contextlib.ExitStack() as leaving:  # last first, and each whatever another one raised
+            leaving.callback(_close, record, hub, ticking, ended, why)
+            leaving.callback(hub.close)
+            leaving.callback(crew.stop)
+            leaving.callback(hub.stop, why or ended)
     return record
+
+
+def _close(record: Record, hub: Hub, ticking: LockStep | RealTime, ended: str, why: str) -> None:
+    overruns = ticking.overrun_slots if isinstance(ticking, RealTime) else None
+    messages = {
+        name: {"stale": s.stale, "duplicates": s.duplicates, "client": s.client} for name, s in hub.seats.items()
+    }
+    record.close(ended, why, overrun_slots=overruns, messages=messages, refused=hub.refused)
 
 
 def _seat(hub: Hub, scenario: Scenario, world: World, name: str, clock: str) -> There:

@@ -6,18 +6,20 @@ the byte before anything is done with it.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
 from twin.errors import WireError
+from twin.runner import MOST_ARRAYS
 from twin.types import Agent, Arrays, Field
 
 PROTOCOL = 1
 MAX_BODY_BYTES = 1 << 20  # of an answer we decode; a larger one is an invalid cycle
 MAX_MESSAGE_BYTES = 8 << 20  # of anything a peer may send; ZeroMQ disconnects whoever sends more
+MOST_AXES = 8
+MOST_WORDS = 200  # characters of somebody else's that a message of ours repeats
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float64", "float32", "int64", "int32", "uint8", "bool")}
 ORDERS: tuple[Literal["<"], Literal[">"]] = ("<", ">")
 NAMES = {np.dtype(name).newbyteorder(order): name for name in DTYPES for order in ORDERS}
@@ -65,7 +67,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 
 
 class Reply(msgspec.Struct, tag_field="kind", tag="answer"):
-    """In: the answer to one observation."""
+    """In: the answer to one observation. reason: why there is none; the cycle is invalid, and values are not read."""
 
     agent: str
     run: str
@@ -75,6 +77,7 @@ class Reply(msgspec.Struct, tag_field="kind", tag="answer"):
     stamps: dict[str, Count] = {}
     weights: Count = 0
     learning_misses: Count = 0
+    reason: str = ""
 
 
 class Heartbeat(msgspec.Struct, tag_field="kind", tag="heartbeat"):
@@ -158,8 +161,8 @@ def decode_outgoing(body: bytes) -> Outgoing:
 def _decode(decoder: msgspec.msgpack.Decoder, body: bytes) -> Any:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:  # ValidationError is a DecodeError
-        raise WireError(f"not a message of protocol {PROTOCOL}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # ValidationError is a DecodeError
+        raise WireError(f"not a message of protocol {PROTOCOL}: {str(error)[:MOST_WORDS]}") from None
 
 
 def pack(arrays: Arrays) -> Bundle:
@@ -177,12 +180,16 @@ def pack(arrays: Arrays) -> Bundle:
 def unpack(bundle: Bundle) -> dict[str, np.ndarray]:
     """Arrays as they were packed; read-only. Raises WireError for an unknown dtype or a wrong number of bytes."""
     arrays = {}
+    if len(bundle) > MOST_ARRAYS:
+        raise WireError(f"{len(bundle)} arrays in one answer, more than the {MOST_ARRAYS} that are read")
     for name, packed in bundle.items():
         dtype = DTYPES.get(packed.dtype)
         if dtype is None:
             raise WireError(f"{name} has dtype {packed.dtype!r}; there are {', '.join(DTYPES)}")
-        if any(n < 0 for n in packed.shape) or math.prod(packed.shape) * dtype.itemsize != len(packed.data):
-            raise WireError(f"{name} has {len(packed.data)} bytes, which is not shape {packed.shape} of {packed.dtype}")
+        n_bytes, shape = len(packed.data), packed.shape
+        absurd = len(shape) > MOST_AXES or any(not 0 <= n <= MAX_MESSAGE_BYTES for n in shape)
+        if absurd or math.prod(shape) * dtype.itemsize != n_bytes:
+            raise WireError(f"{name} has {n_bytes} bytes, which is not shape {shape[:MOST_AXES]} of {packed.dtype}")
         if packed.dtype == "bool" and packed.data.strip(b"\x00\x01"):
             raise WireError(f"{name} is bool, but has bytes other than 0 and 1")
         arrays[name] = np.frombuffer(packed.data, dtype).reshape(packed.shape)
@@ -242,8 +249,3 @@ def endpoints(address: str) -> tuple[str, str]:
     if not address.startswith("tcp://") or not colon or not port.isdigit() or not 0 < int(port) < 65535:
         raise WireError(f"address {address!r} is neither tcp://HOST:PORT (the port below 65535) nor ipc://PATH")
     return address, f"tcp://{host}:{int(port) + 1}"
-
-
-def size_bytes(signals: Mapping[str, Arrays]) -> int:
-    """Payload of signals, bytes: elements times their size, without names and framing."""
-    return sum(np.asarray(value).nbytes for arrays in signals.values() for value in arrays.values())

@@ -230,13 +230,14 @@ def a_number(message, value=1.0, **changes):
         (lambda m: [a_number(m)], [1] * 6, {}),
         (lambda m: [a_number(m), a_number(m)], [1] * 6, {"duplicates": 5}),
         (lambda m: [a_number(m, slot=m["slot"] - 100), a_number(m)], [1] * 6, {"stale": 6}),
+        (lambda m: [b"\x81\xa4kind\xa2\xff\xff" if m["slot"] == 2 else a_number(m)], [1, 1, 4, 1, 1, 1], {}),
         (lambda m: [a_number(m, run="another"), a_number(m)], [1] * 6, {"stale": 6}),
         (lambda m: [b"\xc1noise" if m["slot"] == 2 else a_number(m)], [1, 1, 4, 1, 1, 1], {}),
         (lambda m: [a_number(m, value=99.0) if m["slot"] == 2 else a_number(m)], [1, 1, 4, 1, 1, 1], {}),
         (lambda m: [a_number(m, values={}) if m["slot"] == 2 else a_number(m)], [1, 1, 4, 1, 1, 1], {}),
         (lambda m: [a_number(m, agent="leader"), a_number(m)], [1] * 6, {}),
     ],
-    ids=["plain", "twice", "old slots", "another run", "noise", "out of bounds", "empty", "another's seat"],
+    ids=["plain", "twice", "old slots", "no text", "another run", "noise", "out of bounds", "empty", "another's seat"],
 )
 def test_raw_controller_is_judged_by_what_it_sends(tmp_path, answers, status, counted):
     address = f"tcp://127.0.0.1:{_free_pair()}"
@@ -248,6 +249,99 @@ def test_raw_controller_is_judged_by_what_it_sends(tmp_path, answers, status, co
     messages = record.meta["messages"]["follower"]
     # the last duplicate may come after the run has closed its ears
     assert all(messages[key] >= n for key, n in counted.items())
+
+
+def test_odd_answers_are_judged_alike_here_and_in_a_process(tmp_path):
+    scenario = toys.scenario(("Echo", "Odd"))
+    here, there = run(scenario, tmp_path / "here"), hil.run(scenario, "lockstep", tmp_path / "there")
+    assert statuses(here) == statuses(there) == [1, 1, 4, 1, 4, 1, 4, 1, 1, 1, 1, 1]
+    assert here.meta["trajectory_hash"] == there.meta["trajectory_hash"]
+
+
+def test_controller_that_changes_what_it_was_given_changes_no_trajectory(tmp_path):
+    plain, meddling = (run(toys.scenario(("Echo", name)), tmp_path / name) for name in ("Echo", "Meddles"))
+    assert plain.meta["trajectory_hash"] == meddling.meta["trajectory_hash"]
+
+
+def test_child_a_controller_forked_neither_holds_its_seat_nor_survives_the_run(tmp_path):
+    begun = time.monotonic()
+    record = hil.run(toys.scenario(("Echo", "Forks"), patience_s=60.0), "lockstep", tmp_path / "run")
+    assert time.monotonic() - begun < 30
+    assert statuses(record) == [1] * 7 + [2] * 5
+    pid = int((tmp_path / "run" / "controllers" / "follower.log").read_text().split()[0])
+    _wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+def a_run(hub, seat, due_ns):
+    """One open cycle of a seat whose owner has just been asked."""
+    seat.post(toys.observation(), 0, due_ns)
+
+
+def test_answer_in_time_that_the_twin_was_too_busy_to_see_counts_for_the_controller():
+    hub, seat = a_hub()
+    client = Client(hub, "follower")
+    try:
+        client.take(hub, seat)
+        due_ns = time.monotonic_ns() + 30_000_000
+        a_run(hub, seat, due_ns)
+        client.answer()
+        _wait_for(lambda: time.monotonic_ns() > due_ns + 5_000_000)  # the twin does something else meanwhile
+        answer = seat.take(0)
+        assert (answer.status, answer.stamps["overrun"], answer.stamps["arrived"]) == ("on_time", 1, due_ns)
+    finally:
+        client.close()
+        hub.close()
+
+
+def test_answer_that_says_itself_it_left_too_late_is_not_credited():
+    hub, seat = a_hub()
+    client = Client(hub, "follower")
+    try:
+        client.take(hub, seat)
+        due_ns = time.monotonic_ns() + 10_000_000
+        a_run(hub, seat, due_ns)
+        _wait_for(lambda: time.monotonic_ns() > due_ns)
+        client.answer(stamps={"replied": time.monotonic_ns()})
+        _wait_for(lambda: time.monotonic_ns() > due_ns + 5_000_000)
+        assert seat.take(0).status == "missing"
+    finally:
+        client.close()
+        hub.close()
+
+
+def test_answer_behind_a_heap_of_other_messages_is_stamped_when_it_came():
+    hub, seat = a_hub()
+    client = Client(hub, "follower")
+    try:
+        client.take(hub, seat)
+        a_run(hub, seat, 0)
+        for _ in range(500):
+            client.dealer.send(msgspec.msgpack.encode({"kind": "heartbeat", "agent": "follower"}))
+        client.answer()
+        begun = time.monotonic()
+        assert seat.take(0).status == "on_time"
+        assert time.monotonic() - begun < 0.5  # 500 messages at 64 a nap of 0.2 s would take 1.5 s
+    finally:
+        client.close()
+        hub.close()
+
+
+def test_one_connection_holds_one_seat():
+    hub, seat = a_hub()
+    leader = toys.TwoTier().agents[0]
+    other = There(hub, leader, ("follower",), msgspec.structs.replace(seat.welcome, agent="leader"), 5.0, 1.0)
+    client = Client(hub, "follower")
+    try:
+        client.take(hub, seat)
+        client.hello(agent="leader")
+        hub.listen(time.monotonic_ns() + 5 * 10**9, lambda: hub.refused > 0)
+        assert other.identity is None
+        while "reason" not in (told := msgspec.msgpack.decode(client.dealer.recv_multipart()[1])):
+            pass
+        assert "one connection holds one seat" in told["reason"]
+    finally:
+        client.close()
+        hub.close()
 
 
 def test_second_taker_of_a_seat_is_refused_with_the_reason(tmp_path):
@@ -340,6 +434,14 @@ class Client:
     def hello(self, **changes):
         hello = {"kind": "hello", "protocol": 1, "agent": self.agent, "ready": True, **changes}
         self.dealer.send(msgspec.msgpack.encode(hello))
+
+    def take(self, hub, seat):
+        self.hello()
+        hub.listen(time.monotonic_ns() + 5 * 10**9, lambda: seat.taken)
+        assert seat.taken
+
+    def answer(self, **changes):
+        self.dealer.send(msgspec.msgpack.encode(a_number({"agent": self.agent, "run": "run-1", "slot": 0}, **changes)))
 
     def close(self):
         self.sub.close(0)

@@ -327,6 +327,13 @@ def test_with_a_delay_the_reference_is_read_from_the_slot_the_answer_governs():
     assert leo._reference(10, np.zeros((80, 2)))[0][:2, 0].tolist() == [10.0, 11.0]
 
 
+def test_a_reference_that_flies_for_whole_slots_begins_where_the_terminal_meant(world):
+    leo = settled(seat(world, "leo"), world)
+    leo.slot_s = 1e-3  # some 700 km of slant range: two whole slots of flight, so what is seen at 20 left in slot 9
+    told(leo, world, slot=20, reference=counting(leo, world), position_m=leo.site.position_m * (1.0 + 700e3 / 6.37e6))
+    assert leo._held[0] == 10
+
+
 @pytest.mark.parametrize("change", [{"new_pass": np.array(True)}, {"satellite": np.array(77)}])
 def test_a_handover_voids_the_reference_and_whatever_comes_with_it(world, change):
     leo = settled(seat(world, "leo"), world)

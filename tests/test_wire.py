@@ -34,6 +34,9 @@ def test_strided_and_big_endian_arrays_travel_as_little_endian_rows():
         (wire.Packed("object", (), b"\0" * 8), "dtype 'object'"),
         (wire.Packed("bool", (2,), b"\1\2"), "bytes other than 0 and 1"),
         (wire.Packed("float64", (2**40, 2**40), b""), "not shape"),
+        (wire.Packed("float64", (1,) * 100, b"\0" * 8), "not shape"),
+        (wire.Packed("float64", (0, 2**62, 2**62), b""), "not shape"),
+        (wire.Packed("uint8", (1,) * 100_000, b"\0"), "not shape"),
     ],
 )
 def test_array_that_does_not_add_up_is_refused(packed, complaint):
@@ -48,6 +51,20 @@ def test_any_noise_is_refused_or_read_but_never_anything_else(noise):
         wire.decode_incoming(noise)
     except WireError:
         pass
+
+
+def test_text_that_is_not_utf_8_is_refused():
+    with pytest.raises(WireError, match="not a message of protocol 1"):
+        wire.decode_incoming(b"\x81\xa4kind\xa2\xff\xff")
+
+
+def test_empty_arrays_of_any_shape_travel():
+    assert wire.unpack(wire.pack({"x": np.zeros((0, 5))}))["x"].shape == (0, 5)
+
+
+def test_more_arrays_than_are_read_are_refused():
+    with pytest.raises(WireError, match="65 arrays in one answer, more than the 64"):
+        wire.unpack({str(i): wire.Packed("uint8", (0,), b"") for i in range(65)})
 
 
 def test_a_message_larger_than_the_limit_is_refused_unread():

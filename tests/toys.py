@@ -6,7 +6,7 @@ import time
 import msgspec
 import numpy as np
 
-from twin import Action, Agent, Field, Outcome
+from twin import Action, Agent, Field, Observation, Outcome
 from twin.scenario import resolve
 
 
@@ -181,3 +181,54 @@ class Burns(Echo):
         while time.thread_time() < until:
             pass
         return super().act(seen)
+
+
+class Odd(Echo):
+    """Answers what it should not: a plain float at slot 2, a dict at slot 4, int16 at slot 6, big-endian at slot 8."""
+
+    def act(self, seen):
+        value = super().act(seen).values["number"]
+        match seen.slot:
+            case 2:
+                return Action({"number": float(value)})
+            case 4:
+                return {"number": value}
+            case 6:
+                return Action({"number": np.array(1, dtype="int16")})
+            case 8:
+                return Action({"number": value.astype(">f8")})
+        return Action({"number": value})
+
+
+class Meddles(Echo):
+    """Does to what it was given whatever can be done to it."""
+
+    def act(self, seen):
+        action = super().act(seen)
+        seen.values["target"] = seen.values["target"] / 10
+        for arrays in seen.signals.values():
+            arrays.clear()
+        return action
+
+
+class Forks(Echo):
+    """Leaves a child that inherits its sockets, and dies at slot 7."""
+
+    def __init__(self, agent, seed):
+        super().__init__(agent, seed)
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(300)
+            os._exit(0)
+        print(pid, flush=True)
+
+    def act(self, seen):
+        if seen.slot >= 7:
+            os._exit(9)
+        return super().act(seen)
+
+
+def observation(agent="follower", slot=0):
+    """An observation of the toy world."""
+    world = TwoTier()
+    return Observation(agent, slot, world.observe(agent))

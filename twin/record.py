@@ -6,6 +6,7 @@ what the world and the agents did, slot by slot, and nothing of when or where: o
 in force, rewards, measures.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -40,6 +41,7 @@ STAMPS = (  # ns, monotonic; 0 where nobody stamped
     "replied",  # the answer was handed to the socket
     "arrived",  # it reached the twin
 )
+MOST_WORDS = 300  # of a reason that are kept
 COUNTS = ("cpu_ns", "emulation_ns", "learn_ns", "weights", "learning_misses", "signal_bytes", "overrun")
 
 
@@ -135,7 +137,6 @@ class Record:
     def decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
         """Write how a cycle ended, and the action that is in force from now on."""
         columns, row = self.decisions[agent], slot // self._every[agent]
-        columns["status"][row] = STATUSES.index(answer.status)
         columns["source"][row] = SOURCES.index(answer.source)
         for name, count in answer.stamps.items():
             columns[f"{name}_ns" if name in STAMPS else name][row] = count
@@ -148,8 +149,9 @@ class Record:
                 size += sum(value.nbytes for value in arrays.values())
                 self._write_signal(agent, to, slot, arrays)
             columns["signal_bytes"][row] = size
+        columns["status"][row] = STATUSES.index(answer.status)  # last: it says that the row is whole
         if answer.status == "invalid":
-            self.event("invalid", agent=agent, slot=slot, reason=answer.reason)
+            self.event("invalid", agent=agent, slot=slot, reason=answer.reason[:MOST_WORDS])
 
     def late(self, agent: str, slot: int, stamps: Mapping[str, int]) -> None:
         """A valid answer to a cycle already settled as missing came before the seat's next deadline."""
@@ -187,8 +189,11 @@ class Record:
     def event(self, kind: str, **what: Any) -> None:
         """Note an event, with the monotonic time it was noticed."""
         self.events.append({"event": kind, "t_mono_ns": time.monotonic_ns(), **what})
-        self._events.write(json.dumps(self.events[-1]) + "\n")
-        self._events.flush()
+        try:
+            self._events.write(json.dumps(self.events[-1]) + "\n")
+            self._events.flush()
+        except OSError as error:
+            raise RecordError(f"run folder {self.folder}: events.jsonl cannot be written: {error}") from None
 
     def close(self, ended: str, why: str = "", **more: Any) -> None:
         """Write how the run ended ("finished", "interrupted" or "broken"), and the trajectory hash."""
@@ -196,8 +201,9 @@ class Record:
         self.meta.update(
             ended=ended, why=why, slots_written=written, trajectory_hash=self._trajectory.hexdigest(), **more
         )
-        self._events.close()
-        self._signals.close()
+        for file in (self._events, self._signals):
+            with contextlib.suppress(OSError):  # of a full disk: how the run ended matters more than its last event
+                file.close()
         self._save_meta()
 
     def _column(self, place: str, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -224,8 +230,11 @@ class Record:
     def _write_signal(self, sender: str, receiver: str, slot: int, arrays: Arrays) -> None:
         packed = {name: {"dtype": v.dtype.name, "shape": v.shape, "data": v.tobytes()} for name, v in arrays.items()}
         body = msgspec.msgpack.encode({"slot": slot, "from": sender, "to": receiver, "arrays": packed})
-        self._signals.write(struct.pack("<I", len(body)) + body)
-        self._signals.flush()
+        try:
+            self._signals.write(struct.pack("<I", len(body)) + body)
+            self._signals.flush()
+        except OSError as error:
+            raise RecordError(f"run folder {self.folder}: signals.bin cannot be written: {error}") from None
 
     def _save_meta(self) -> None:
         text = json.dumps(self.meta, indent=1, default=_plain) + "\n"

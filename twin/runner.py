@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,8 @@ from twin.scenario import EXTERNAL, Scenario, agent_seed, build, make_controller
 from twin.types import Action, Agent, Answer, Arrays, Clock, Controller, Job, Observation, Outcome, Seat, World
 
 Watch = Callable[[int, Outcome, Mapping[str, Mapping[str, int]]], None]
+MOST_ARRAYS = 64  # that one agent may signal in one answer
+MOST_SIGNAL_BYTES = 1 << 19  # the same, all arrays together
 ANY_DTYPE = ("float64", "float32", "int64", "int32", "uint8", "bool")
 
 
@@ -74,17 +76,18 @@ class Learner:
         self._due = 0
         self._late = False
 
-    def before(self, slot: int) -> None:
-        """Adopt the update that is due at this slot."""
+    def before(self, slot: int) -> bool:
+        """Adopt the update that is due at this slot; whether there was one."""
         if self._future is None or slot < self._due:
-            return
+            return False
         if not self.wait and not self._future.done():
             self.misses += not self._late
             self._late = True
-            return
+            return False
         (result, self.spent_ns), self._future, self._late = self._future.result(), None, False
         self.controller.adopt(result)  # type: ignore[attr-defined]
         self.weights += 1
+        return True
 
     def after(self, slot: int) -> None:
         """The answer to this slot has left: let the controller learn, unless it is still at it."""
@@ -126,18 +129,20 @@ class Here:
 
     def post(self, seen: Observation, release_ns: int, due_ns: int) -> None:
         """Let the controller answer at once."""
-        if seen.last:
-            getattr(self.controller, "finish", _ignore)(seen)
-            return
-        stamps = {"received": time.monotonic_ns()}
+        stamps = {"sent": time.monotonic_ns()}
+        # its own dicts, as a process has: what it puts in or takes out must not reach the record
+        seen = replace(seen, values=dict(seen.values), signals={name: dict(v) for name, v in seen.signals.items()})
         try:
+            if seen.last:
+                getattr(self.controller, "finish", _ignore)(seen)
+                return
             if self._learner:
                 self._learner.before(seen.slot)
+            stamps["waiting"] = stamps["received"] = stamps["decoded"] = time.monotonic_ns()
             cpu_ns = time.thread_time_ns()
             action = self.controller.act(seen)
             stamps["cpu_ns"] = time.thread_time_ns() - cpu_ns
             stamps["acted"] = stamps["arrived"] = time.monotonic_ns()
-            stamps["decoded"] = stamps["received"]
             reason = check_action(self.agent, action, self.others)
             if self._learner:
                 stamps |= self._learner.stamps()
@@ -226,10 +231,10 @@ def drive(
         record.observation(seen)
         earned[a.name] = 0.0
 
-    def settle(a: Agent, slot: int, now: int) -> float:
-        """Put the answer to observation `slot` in force; how long a signal of it flies that arrives in this slot, s."""
+    def settle(a: Agent, slot: int, now: int) -> dict[str, float]:
+        """Put the answer to observation `slot` in force; by receiver, how long its signals fly, s, within a slot."""
         note_late(a)
-        answer, holds, rest_s = seats[a.name].take(slot), in_force[a.name], 0.0
+        answer, holds, flight_s = seats[a.name].take(slot), in_force[a.name], {}
         policy = (on_miss or {}).get(a.name, "hold")
         if answer.action is not None:
             holds.action, holds.source, holds.since = _copy(answer.action.values), "agent", now
@@ -238,7 +243,7 @@ def drive(
                 delay_slots = int(delay_s / world.slot_s + 1e-9)  # a whole number of slots, whatever its last bit says
                 flying.append((now + delay_slots, to, a.name, _copy(arrays)))
                 if delay_slots == 0:
-                    rest_s = max(rest_s, delay_s)
+                    flight_s[to] = delay_s
         elif policy == "default":
             holds.action, holds.source, holds.since = _copy(world.default(a.name)), "default", now
         elif holds.source == "agent":
@@ -252,7 +257,7 @@ def drive(
         world.apply(a.name, holds.action)
         if policy == "abort" and answer.status != "on_time":
             raise RunBroken(f"agent {a.name!r} missed slot {slot} ({answer.status}) and its on_miss is abort")
-        return rest_s
+        return flight_s
 
     def note_late(a: Agent) -> None:
         while seats[a.name].late:
@@ -265,18 +270,21 @@ def drive(
             asked = slot - a.delay
             if a.delay and asked >= 0 and asked % a.every == 0:
                 settle(a, asked, slot)
-        start_ns, follower, rest_s = 0, False, 0.0
+        start_ns, follower = 0, False
+        flight_s: dict[str, float] = {}
         for _, rank in groupby(agents, key=lambda a: a.order):
             due_now = [a for a in rank if slot % a.every == 0]
             if not due_now:
                 continue
-            release_ns = clock.release_ns(slot, follower, rest_s)
+            release_ns = clock.release_ns(slot, follower, max(flight_s.get(a.name, 0.0) for a in due_now))
             start_ns = start_ns or release_ns
             for a in due_now:
                 post(a, slot, release_ns, start_ns)
             for a in due_now:
                 if a.delay == 0:
-                    follower, rest_s = True, max(rest_s, settle(a, slot, slot))
+                    follower = True
+                    for to, flies_s in settle(a, slot, slot).items():
+                        flight_s[to] = max(flight_s.get(to, 0.0), flies_s)
         outcome = world.step()
         for name, reward in outcome.reward.items():
             earned[name] = (earned[name] or 0.0) + float(reward)
@@ -372,6 +380,10 @@ def check_action(agent: Agent, action: Action, others: tuple[str, ...]) -> str:
         return (
             f"{', '.join(sorted(unknown))} is no part of the action; expected {', '.join(f.name for f in agent.acts)}"
         )
+    sizes = [value.nbytes for arrays in action.signals.values() for value in map(np.asarray, arrays.values())]
+    if len(sizes) > MOST_ARRAYS or sum(sizes) > MOST_SIGNAL_BYTES:
+        limits = f"{MOST_ARRAYS} and {MOST_SIGNAL_BYTES}"
+        return f"signals of {len(sizes)} arrays and {sum(sizes)} bytes, more than the {limits} that may be sent"
     for to, arrays in action.signals.items():
         if to not in others:
             return f"a signal goes to {to!r}, which is no other agent; there are {', '.join(others) or 'none'}"
@@ -388,5 +400,8 @@ def _ignore(seen: Observation) -> None:
 
 
 def _copy(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Our own arrays: what a controller does to its later on must not reach back into the run."""
-    return {name: np.array(value) for name, value in arrays.items()}
+    """Our own arrays, read-only and of native byte order: whatever anybody does to his must not reach into the run."""
+    copies = {name: np.array(value, dtype=value.dtype.newbyteorder("=")) for name, value in arrays.items()}
+    for value in copies.values():
+        value.setflags(write=False)
+    return copies

@@ -185,6 +185,9 @@ def build(scenario: Scenario) -> World:
                 f"scenario {scenario.name}: agent.{name} is not a seat of {scenario.world}; {_known(name, names)}"
             )
     _check_windows(scenario, world)
+    for agent in world.agents:
+        for fact in agent.facts.values():
+            fact.setflags(write=False)  # told to everybody, changed by nobody
     return world
 
 
@@ -233,9 +236,12 @@ def window_of(agent: Agent, agents: tuple[Agent, ...]) -> float:
 
 
 def _check_windows(scenario: Scenario, world: World) -> None:
-    within = sorted((a for a in world.agents if a.delay == 0), key=lambda a: a.order)
-    for first, second in pairwise(within):
-        if first.order < second.order and window_of(first, world.agents) >= window_of(second, world.agents):
+    """Each order's windows must end before any of the next one's. Raises ScenarioError."""
+    within = [a for a in world.agents if a.delay == 0]
+    for order, after in pairwise(sorted({a.order for a in within})):
+        first = max((a for a in within if a.order == order), key=lambda a: window_of(a, world.agents))
+        second = min((a for a in within if a.order == after), key=lambda a: window_of(a, world.agents))
+        if window_of(first, world.agents) >= window_of(second, world.agents):
             raise ScenarioError(
                 f"scenario {scenario.name}: agent.{second.name} answers after agent.{first.name}, so its window "
                 f"{window_of(second, world.agents)} must be larger than {window_of(first, world.agents)}"
