@@ -81,9 +81,10 @@ def passes(
         _print_json({"scenario": loaded.name, **found})
         return
     title = f"above {found['mask_deg']:g} deg at {found['site']}\n{found['from_utc']} to {found['to_utc']}"
+    first = 11 if found["from_utc"][:10] == found["to_utc"][:10] else 5  # with the day where there are several
     table = _table("satellite", "number", "rise", "highest", "set (UTC)", "deg", "s")
     for p in found["passes"]:
-        times = (p["rise_utc"][11:21], p["culmination_utc"][11:21], p["set_utc"][11:21])
+        times = (p[name][first:21].replace("T", " ") for name in ("rise_utc", "culmination_utc", "set_utc"))
         table.add_row(p["name"], str(p["number"]), *times, f"{p['max_elevation_deg']:.1f}", f"{p['duration_s']:.0f}")
     console = Console(highlight=False)
     console.print(title, style="bold", soft_wrap=True)
@@ -300,8 +301,9 @@ def _show(record: Any, as_json: bool) -> None:
 def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
     """What a person wants to know of a run: how the link did, and who kept the deadlines."""
     wanted = {
-        "elevation_deg": ("elevation", 1.0, "deg"),
-        "los": ("line of sight", 100.0, "% of slots"),
+        "served_slots": ("a satellite serves", 100.0, "% of slots"),
+        "elevation_deg": ("its elevation", 1.0, "deg"),
+        "los": ("in sight", 100.0, "% of its slots"),
         "demand_bps": ("demand", 1e-6, "Mbit/s"),
         "rate_bps": ("rate", 1e-6, "Mbit/s"),
         "served_bps": ("served", 1e-6, "Mbit/s"),

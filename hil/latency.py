@@ -13,6 +13,7 @@ import numpy as np
 from twin.record import SOURCES, STATUSES, Record
 from twin.units import NS_PER_US
 
+OF_A_SATELLITE = ("elevation_deg", "los", "tx_error_deg", "rx_error_deg")
 COMPONENTS = (
     "release_lateness",
     "observe",
@@ -178,13 +179,22 @@ def report(record: Record) -> LatencyReport:
         trajectory_hash=meta.get("trajectory_hash"),
         twin_overruns=None if overruns is None else len(overruns),
         agents={name: _agent(record, name, written) for name in meta["agents"]},
-        measures={
-            name: float(np.mean(column[written], dtype=np.float64))
-            for name, column in record.slots.items()
-            if name != "written" and column.ndim == 1 and not name.startswith("reward.") and written.any()
-            if column.dtype.kind in "fb"
-        },
+        measures=_measures(record, written),
     )
+
+
+def _measures(record: Record, written: np.ndarray) -> dict[str, float]:
+    """Means over the run of what is one number per slot; of what only a serving satellite has, over its slots."""
+    number = record.slots.get("satellite")
+    served = written if number is None else written & (np.asarray(number) != 0)
+    means = {} if number is None or not written.any() else {"served_slots": float(served.sum() / written.sum())}
+    for name, column in record.slots.items():
+        slots = served if name in OF_A_SATELLITE else written
+        if name == "written" or name.startswith("reward.") or column.ndim != 1 or column.dtype.kind not in "fb":
+            continue
+        if slots.any():
+            means[name] = float(np.mean(column[slots], dtype=np.float64))
+    return means
 
 
 def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:

@@ -4,9 +4,11 @@ On a terminal the picture is drawn anew four times a second by a thread beside t
 then. The loop only hands over what it has (`Picture.watch`).
 """
 
-import shutil
+import contextlib
+import os
 import sys
 import threading
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from twin.errors import TleError
 from twin.geometry import Look, look
 from twin.orbit import Ephemeris, ephemeris
 from twin.scenario import Scenario
@@ -32,14 +35,17 @@ class Picture:
 
     def __init__(self, scenario: Scenario, stream: TextIO = sys.stderr):
         self.scenario, self.stream = scenario, stream
-        self.live = stream.isatty() and shutil.get_terminal_size().columns >= NARROW
+        self._columns, rows = os.get_terminal_size(stream.fileno()) if stream.isatty() else (0, 0)
+        self.live = self._columns >= NARROW and rows > 2 * RADIUS + 2
         self._now: tuple[int, Outcome, dict[str, dict[str, int]]] | None = None
         self._drawn_lines = 0
-        self._sky, self._satellites = _sky_of(scenario)
+        self._sky: Ephemeris | None = None
+        self._satellites: list[Satellite] = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._draw, daemon=True)
 
     def __enter__(self) -> "Picture":
+        self._read_sky()
         if self.live:
             sys.setswitchinterval(SWITCH_S)
             self._show()  # compiles what it needs before any clock starts
@@ -51,6 +57,20 @@ class Picture:
         self._thread.join()
         if self._now is not None:
             self._show()
+
+    def _read_sky(self) -> None:
+        """The scenario's satellites, and for drawing where they fly; none where the world has no sky.
+
+        What is wrong with it the world says, which reads it too.
+        """
+        sky = getattr(self.scenario.settings, "sky", None)
+        if sky is None:
+            return
+        with warnings.catch_warnings(), contextlib.suppress(TleError):
+            warnings.simplefilter("ignore")
+            self._satellites = read_tle(Path(self.scenario.folder) / sky.tle, name=sky.name)
+            if self.live:
+                self._sky = ephemeris(self._satellites, sky.start_utc, self.scenario.slots * self.scenario.slot_s)
 
     def say(self, text: str) -> None:
         """Tell what is going on before the first slot."""
@@ -113,7 +133,7 @@ class Picture:
         rows = max(len(sky), len(side))
         sky += [" " * len(sky[0])] * (rows - len(sky))
         side += [""] * (rows - len(side))
-        return [f"{left}   {right}".rstrip() for left, right in zip(sky, side)]
+        return [f"{left}   {right}".rstrip()[: self._columns or None] for left, right in zip(sky, side)]
 
     def _when(self, slot: int) -> list[str]:
         if self._sky is None:
@@ -174,12 +194,3 @@ def sky_plot(seen: Look, serving: int, mask_deg: float, radius: int = RADIUS) ->
     if serving >= 0 and seen.elevation_deg[serving] > 0.0:
         put(seen.azimuth_deg[serving], seen.elevation_deg[serving], "@")
     return ["".join(row) for row in canvas]
-
-
-def _sky_of(scenario: Scenario) -> tuple[Ephemeris | None, list[Satellite]]:
-    """The satellites of a scenario over its window; none where its world has no sky."""
-    sky = getattr(scenario.settings, "sky", None)
-    if sky is None:
-        return None, []
-    satellites = read_tle(Path(scenario.folder) / sky.tle, name=sky.name)
-    return ephemeris(satellites, sky.start_utc, scenario.slots * scenario.slot_s), satellites

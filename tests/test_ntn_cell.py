@@ -284,7 +284,7 @@ def test_the_ephemeris_of_an_observation_leads_to_the_position_and_to_zeros_wher
 
 def test_a_signal_travels_the_slant_range_at_the_speed_of_light(busy):
     busy.reset(1)
-    assert busy.propagation_delay_s("leo", "ue") == 0.0
+    assert busy.propagation_delay_s("leo", "ue") == math.inf  # nobody is there to send it
     while busy.truth() is None:
         busy.step()
     distance_m = np.linalg.norm(busy.observe("leo")["position_m"] - busy.site.position_m)
@@ -461,4 +461,56 @@ def test_facts_are_arrays_that_rebuild_the_nominal_link_and_the_first_beam(high)
 )
 def test_what_cannot_be_flown_is_refused_in_words(change, error, words):
     with pytest.raises(error, match=words):
+        make_world(**change)
+
+
+@pytest.mark.parametrize(
+    ("sky", "site"),
+    [
+        ({"name": "", "mask_deg": 10.0}, {"latitude_deg": 0.0, "longitude_deg": 0.0}),
+        ({"mask_deg": 30.0}, {"latitude_deg": -52.0, "longitude_deg": 20.0}),
+    ],
+    ids=["everybody over the equator", "Starlink in the south"],
+)
+def test_a_short_run_is_the_beginning_of_a_long_one(sky, site):
+    short, long = (make_world(slots=slots, sky=sky, site=site) for slots in (60, 4000))
+    for world in (short, long):
+        world.reset(1)
+    for _ in range(60):
+        a, b = short.step().measures, long.step().measures
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 5, 25])
+def test_with_any_delay_a_pass_after_a_gap_begins_with_a_beam_on_the_terminal(delay):
+    world = make_world(BUSY_WINDOW, BUSY_SLOTS, agents={"leo": timing(delay=delay)})
+    world.reset(1)
+    first = world.services[-1].first
+    assert first > world.services[-2].end  # after a gap: at a handover the held beam is for the other satellite
+    answers = {}
+    for slot in range(first + 20):
+        if slot % 10 == 0:
+            answers[slot + delay] = world.observe("leo")["predicted_beam_deg"]
+        if slot in answers:
+            world.apply("leo", {"tx_beam_deg": answers[slot], "reserved_rb": np.ones(5, bool)})
+        error_deg = float(world.step().measures["tx_error_deg"])
+        if slot >= first:
+            assert error_deg < 8.0, slot
+
+
+def test_a_window_nobody_passes_in_says_so():
+    with pytest.warns(UserWarning, match="no satellite serves in this window"):
+        make_world(slots=10, site={"latitude_deg": 89.0, "longitude_deg": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"slots": 100_000_000}, "more than 240 h"),
+        ({"sky": {"start_utc": "2999-01-01T00:00:00Z"}}, "sky.start_utc must be from 1957 to 2056"),
+    ],
+)
+def test_windows_that_end_nowhere_are_refused(change, complaint):
+    with pytest.raises(ScenarioError, match=complaint):
         make_world(**change)

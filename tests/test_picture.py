@@ -56,6 +56,8 @@ def test_line_of_a_log_says_where_the_run_is_and_who_kept_up():
 
 def test_picture_shows_the_serving_satellite_near_the_zenith_of_its_pass():
     picture = Picture(load("baseline"), io.StringIO())
+    picture.live = True
+    picture._read_sky()
     picture.watch(200, outcome(44920), {"leo": {"on_time": 21}})
     lines = picture.lines()
     assert any("@" in line[10:24] for line in lines[6:11])

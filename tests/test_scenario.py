@@ -40,7 +40,7 @@ def changed(dotted, value):
         ("slts", 10, "slts is not a key; did you mean slots"),
         ("slots", "many", "slots: expected `int`, got `str`, got 'many'"),
         ("slots", 0, "slots: expected `int` >= 1, got 0"),
-        ("slot_s", -0.1, "slot_s: expected `float` > 0"),
+        ("slot_s", -0.1, "slot_s: expected `float` >= 1e-06, got -0.1"),
         ("seed", 1.5, "seed: expected `int`"),
         ("clock", "sundial", "clock: invalid enum value 'sundial'"),
         ("world", "ntn_sell", "world 'ntn_sell' is unknown; did you mean ntn_cell"),

@@ -59,7 +59,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     element_gain_dbi: Annotated[
         float, Meta(ge=-20, le=30, description="gain of one antenna element, each side, dBi")
     ] = 5.0
-    noise_temperature_k: Annotated[float, Meta(gt=0, le=1e5, description="noise temperature of the terminal, K")] = (
+    noise_temperature_k: Annotated[float, Meta(ge=0.1, le=1e5, description="noise temperature of the terminal, K")] = (
         290.0
     )
     atmosphere: Annotated[
@@ -358,14 +358,16 @@ def draw_fading(rng: np.random.Generator, link: Link, elevation_deg: ArrayLike, 
     n, n_scatter = len(elevations_deg), link.n_paths - 1
     tables = link.tables
 
+    # a generator each: a longer pass then begins with the very draws of a shorter one
+    of_los, of_shadow, of_scatter, of_arrival, of_departure, of_delay = rng.spawn(6)
     leave_nlos = min(1.0, slot_s / link.nlos_dwell_s)
-    los = los_states(rng.random(n), los_probability(elevations_deg, tables), leave_nlos)
+    los = los_states(of_los.random(n), los_probability(elevations_deg, tables), leave_nlos)
 
-    shadow = autoregression(rng.standard_normal((n, 1)), np.exp(-slot_s / link.shadow_dwell_s))[:, 0]
+    shadow = autoregression(of_shadow.standard_normal((n, 1)), np.exp(-slot_s / link.shadow_dwell_s))[:, 0]
     shadow_db = shadow * shadow_sigma_db(elevations_deg, los, tables)
 
     parts = autoregression(
-        rng.standard_normal((n, 2 * n_scatter)), link.scatter_correlation ** (slot_s / CORRELATION_STEP_S)
+        of_scatter.standard_normal((n, 2 * n_scatter)), link.scatter_correlation ** (slot_s / CORRELATION_STEP_S)
     )
     scatter = (parts[:, :n_scatter] + 1j * parts[:, n_scatter:]) / np.sqrt(2.0)
     k_factor = from_db(link.k_factor_db)
@@ -380,9 +382,11 @@ def draw_fading(rng: np.random.Generator, link: Link, elevation_deg: ArrayLike, 
     rx_offset_deg, tx_offset_deg = np.zeros((n, link.n_paths, 2)), np.zeros((n, link.n_paths, 2))
     delay_s = np.zeros((n, link.n_paths))
     laplace = 1.0 / np.sqrt(2.0)  # the scale of a Laplace law with standard deviation 1
-    rx_offset_deg[:, 1:] = rng.laplace(0.0, laplace * link.angle_spread_deg, (n_blocks, n_scatter, 2))[block]
-    tx_offset_deg[:, 1:] = rng.laplace(0.0, laplace * link.departure_spread_deg, (n_blocks, n_scatter, 2))[block]
-    delay_s[:, 1:] = rng.exponential(link.delay_spread_s, (n_blocks, n_scatter))[block]
+    rx_offset_deg[:, 1:] = of_arrival.laplace(0.0, laplace * link.angle_spread_deg, (n_blocks, n_scatter, 2))[block]
+    tx_offset_deg[:, 1:] = of_departure.laplace(0.0, laplace * link.departure_spread_deg, (n_blocks, n_scatter, 2))[
+        block
+    ]
+    delay_s[:, 1:] = of_delay.exponential(link.delay_spread_s, (n_blocks, n_scatter))[block]
     return Fading(los, shadow_db, amplitude, rx_offset_deg, tx_offset_deg, delay_s)
 
 

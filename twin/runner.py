@@ -238,10 +238,13 @@ def drive(
         policy = (on_miss or {}).get(a.name, "hold")
         if answer.action is not None:
             holds.action, holds.source, holds.since = _copy(answer.action.values), "agent", now
-            for to, arrays in answer.action.signals.items():
-                delay_s = world.propagation_delay_s(a.name, to)
+            ways = {to: world.propagation_delay_s(a.name, to) for to in answer.action.signals}
+            sent = {to: _copy(arrays) for to, arrays in answer.action.signals.items() if np.isfinite(ways[to])}
+            answer = answer._replace(action=Action(holds.action, sent))  # what has no way is not sent, nor counted
+            for to, arrays in sent.items():
+                delay_s = ways[to]
                 delay_slots = int(delay_s / world.slot_s + 1e-9)  # a whole number of slots, whatever its last bit says
-                flying.append((now + delay_slots, to, a.name, _copy(arrays)))
+                flying.append((now + delay_slots, to, a.name, arrays))
                 if delay_slots == 0:
                     flight_s[to] = delay_s
         elif policy == "default":

@@ -45,8 +45,13 @@ class Seating(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             description="a controller that ships (`ntn-twin list`), `module:Class`, or `external`: awaited on a socket"
         ),
     ] = "hold"
-    every: Annotated[int, Meta(ge=1, description="control cycle, slots; the world's own where not given")] | None = None
-    delay: Annotated[int, Meta(ge=0, description="slots from observation to effect; 0: within the slot")] = 0
+    every: (
+        Annotated[int, Meta(ge=1, le=1_000_000, description="control cycle, slots; the world's own where not given")]
+        | None
+    ) = None
+    delay: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="slots from observation to effect; 0: within the slot")
+    ] = 0
     window: (
         Annotated[float, Meta(gt=0, le=1, description="delay 0: part of the slot, from its start, for answering")]
         | None
@@ -84,8 +89,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     folder: str
     world: Annotated[str, Meta(description="a world that ships (`ntn-twin list`) or `module:Class`")]
-    slots: Annotated[int, Meta(ge=1, description="length of the run, slots")]
-    slot_s: Annotated[float, Meta(gt=0, le=3600, description="length of a slot, s")] = 0.1
+    slots: Annotated[int, Meta(ge=1, le=100_000_000, description="length of the run, slots")]
+    slot_s: Annotated[float, Meta(ge=1e-6, le=3600, description="length of a slot, s")] = 0.1
     seed: Annotated[int, Meta(ge=0, description="of the world and, with their names, of the controllers")] = 1
     clock: Annotated[
         Literal["lockstep", "realtime"], Meta(description="whom the twin waits for: the answers, or nobody")
@@ -171,13 +176,16 @@ def build(scenario: Scenario) -> World:
     """The world a scenario names. Raises ScenarioError, also for an agent.NAME the world does not have."""
     place = WORLDS.get(scenario.world, scenario.world)
     world_class = _import(place, f"scenario {scenario.name}: world", WORLDS)[1]
-    world = world_class(
-        scenario.settings,
-        slots=scenario.slots,
-        slot_s=scenario.slot_s,
-        folder=Path(scenario.folder),
-        agents=scenario.agents,
-    )
+    try:
+        world = world_class(
+            scenario.settings,
+            slots=scenario.slots,
+            slot_s=scenario.slot_s,
+            folder=Path(scenario.folder),
+            agents=scenario.agents,
+        )
+    except ScenarioError as error:
+        raise ScenarioError(f"scenario {scenario.name}: {error}") from None
     names = [agent.name for agent in world.agents]
     for name in scenario.agents:
         if name not in names:
@@ -328,6 +336,6 @@ def _put(keys: dict[str, Any], dotted: str, value: Any) -> None:
             raise ScenarioError(f"cannot set {dotted}: {table} is not a table")
     if tables[:1] == ["agent"] and last == "controller":  # the options were for whoever sat there before
         own = {field.name for field in msgspec.structs.fields(Seating)}
-        for option in set(keys) - own:
+        for option in set(keys) - own | ({"options"} & set(keys)):
             del keys[option]
     keys[last] = value

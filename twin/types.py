@@ -110,7 +110,7 @@ class World(Protocol):
         """The safe action: in force before the first answer, or on a miss."""
 
     def propagation_delay_s(self, sender: str, receiver: str) -> float:
-        """One-way delay of a signal sent now; 0 where nothing flies."""
+        """One-way delay of a signal sent now, s; 0: nothing has to fly; infinite where it has no way: it is lost."""
 
     def observe(self, agent: str) -> Arrays:
         """What this agent sees now: arrays as its fields declare."""

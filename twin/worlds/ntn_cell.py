@@ -11,6 +11,7 @@ Angles are (theta, phi) in the frames of twin.geometry; the equations numbered h
 
 import hashlib
 import math
+import warnings
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +34,11 @@ from twin.units import MEGA, SPEED_OF_LIGHT_M_S, to_db
 SNR_FLOOR_DB = -30.0  # stands for "no signal", so that observations stay finite
 BORESIGHT_DEG = (90.0, 90.0)
 LOOKAHEAD_S = 900.0  # ephemeris beyond the window: to know how long a satellite stays, and to draw its whole pass
+MOST_LOOKAHEAD_S = (
+    6 * 3600.0
+)  # doubled up to here while somebody is still up at its end; who stays longer stays for ever
+FIRST_YEAR, LAST_YEAR = 1957, 2056  # what two-digit years of element sets can say
+LONGEST_S = 240 * 3600.0  # element sets are worth nothing after ten days
 CYCLE_SLOTS = 10  # control cycle of `leo` where the scenario gives none: T, our choice (docs/papers/ntn_cell.md)
 
 
@@ -52,7 +58,9 @@ class Sky(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The scenario's table [demand]: what the terminal asks for in a slot, Poisson counts of a unit."""
 
-    unit_bit: Annotated[float, Meta(gt=0, description="one unit of demand, bit")] = 10e6
+    unit_bit: Annotated[
+        float, Meta(gt=0, le=1e12, description="one unit of demand, bit per slot: scale it with slot_s")
+    ] = 10e6
     mean_units: Annotated[float, Meta(ge=0, le=1e6, description="mean number of units per slot")] = 2.0
 
 
@@ -63,9 +71,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     site: Site
     link: Link = Link()
     demand: Demand = Demand()
-    eta: Annotated[float, Meta(ge=0, description="weight of unmet demand in the ue's reward, eq. (23)")] = 1.0
+    eta: Annotated[float, Meta(ge=0, le=1e6, description="weight of unmet demand in the ue's reward, eq. (23)")] = 1.0
     reward_buffer: (
-        Annotated[int, Meta(ge=1, description="the ue's reward is the mean of so many slots; 10 where paper_literal")]
+        Annotated[
+            int,
+            Meta(
+                ge=1, description="the ue's reward is the mean of so many slots; not set: 1, or 10 where paper_literal"
+            ),
+        ]
         | None
     ) = None
     paper_literal: Annotated[bool, Meta(description="the paper's scheme to the letter, which does not learn")] = False
@@ -132,10 +145,15 @@ class NtnCell:
         self.buffer = settings.reward_buffer or (10 if settings.paper_literal else 1)
         every, delay, window = _timing(agents or {})
         self.cycle_slots = every["leo"]
-        self._observed_slots = slots + 1 + max(delay.values())
-        self.sky = _ephemeris(settings.sky, Path(folder), self._observed_slots * slot_s + LOOKAHEAD_S)
+        self._observed_slots = slots + every["leo"] + max(delay.values())
+        if self._observed_slots * slot_s > LONGEST_S:
+            hours = self._observed_slots * slot_s / 3600.0
+            raise ScenarioError(f"slots, slot_s and delays make {hours:.0f} h, more than {LONGEST_S / 3600.0:.0f} h")
+        self.sky, above = _ephemeris(settings.sky, self.site, Path(folder), self._observed_slots * slot_s)
         self.inputs = {"tle_sha256": hashlib.sha256((Path(folder) / settings.sky.tle).read_bytes()).hexdigest()}
-        self.services = self._services(passes(self.sky, **_place(self.site), mask_deg=settings.sky.mask_deg))
+        self.services = self._services(above)
+        if not self.services:
+            warnings.warn("no satellite serves in this window; `ntn-twin passes` says who passes when", stacklevel=2)
         self._service_of = np.full(max([self._observed_slots] + [s.end for s in self.services]), -1)
         for i, service in enumerate(self.services):
             self._service_of[service.first : service.end] = i
@@ -184,24 +202,27 @@ class NtnCell:
         return {beam: self._default_beam_deg(agent), groups: np.ones(self.link.n_groups, bool)}
 
     def propagation_delay_s(self, sender: str, receiver: str) -> float:
-        """Slant range of the serving satellite over the speed of light, either way, s; 0 where none serves."""
+        """Slant range of the serving satellite over the speed of light, either way, s; infinite where none serves."""
         service = self._serving(self.slot)
         if service is None:
-            return 0.0
+            return math.inf
         return float(service.now.slant_range_m[self.slot - service.first]) / SPEED_OF_LIGHT_M_S
 
     def observe(self, agent: str) -> Arrays:
         """What a seat sees at the start of this slot: measurements of the slots before, geometry from the ephemeris.
 
-        Of the satellite that serves when the answer takes effect: predicted_beam_deg, ephemeris_m and ephemeris_s.
+        Of the satellite that serves first while the answer is in force: predicted_beam_deg, ephemeris_m, ephemeris_s.
         """
         every, delay = self._agent[agent].every, self._agent[agent].delay
-        now, ahead = self._serving(self.slot), self._serving(self.slot + delay)
+        now, governed = self._serving(self.slot), slice(self.slot + delay, self.slot + delay + every)
+        serving = np.flatnonzero(self._service_of[governed] >= 0)  # a pass may begin inside the cycle that is governed
+        from_slot = governed.start + (int(serving[0]) if serving.size else 0)
+        ahead = self._serving(from_slot)
         coefficients_m, span_s = np.zeros((3, 8)), np.array([0.0, 1.0])
         predicted_deg = np.array(BORESIGHT_DEG)
         if ahead is not None:
-            row = self.slot + delay - ahead.first
-            coefficients_m, span_s = self.sky.segment(ahead.index, (self.slot + delay) * self.slot_s)
+            row = from_slot - ahead.first
+            coefficients_m, span_s = self.sky.segment(ahead.index, from_slot * self.slot_s)
             predicted_deg = (ahead.middle_tx_deg if agent == "leo" else ahead.now.rx_beam_deg)[row]
         seen = {
             "satellite": np.array(now.number if now else 0, dtype=np.int64),
@@ -260,7 +281,7 @@ class NtnCell:
         snr, rate_bps, strength = self._play(truth, tx_deg, rx_deg, used)
         snr_db = np.maximum(to_db(snr), SNR_FLOOR_DB)
         total_bps = float(rate_bps @ used)
-        mean_bps = total_bps / n_used if n_used else 0.0  # an empty set earns nothing: (20) and (23) divide by its size
+        mean_bps = total_bps / n_used if n_used else 0.0  # none of an empty set: (20) and (23) would divide by its size
         mean_snr = float(snr @ used) / n_used if n_used else 0.0
 
         leo = ue = 0.0
@@ -439,12 +460,22 @@ def _timing(agents: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int], 
     return every, delay, {name: getattr(agents.get(name), "window", None) for name in every}
 
 
-def _ephemeris(sky: Sky, folder: Path, seconds: float) -> Ephemeris:
+def _ephemeris(sky: Sky, site: Site, folder: Path, seconds: float) -> tuple[Ephemeris, list[Pass]]:
+    """The sky over the window and so far beyond it that whoever is up in the window sets, and the passes in it."""
+    if not FIRST_YEAR <= sky.start_utc.year <= LAST_YEAR:
+        raise ScenarioError(f"sky.start_utc must be from {FIRST_YEAR} to {LAST_YEAR}, got {sky.start_utc.isoformat()}")
     try:
         satellites = read_tle(folder / sky.tle, name=sky.name)
     except TleError as error:
         raise ScenarioError(f"sky.tle = {sky.tle!r}, sky.name = {sky.name!r}: {error}") from None
-    return ephemeris(satellites, start=sky.start_utc, seconds=seconds)
+    beyond_s = LOOKAHEAD_S
+    while True:
+        cache = ephemeris(satellites, start=sky.start_utc, seconds=seconds + beyond_s)
+        above = passes(cache, **_place(site), mask_deg=sky.mask_deg)
+        stays = [p for p in above if p.rise_s < seconds and p.set_s >= seconds + beyond_s]
+        if not stays or beyond_s >= MOST_LOOKAHEAD_S:
+            return cache, above
+        beyond_s *= 2.0
 
 
 def _place(site: Site) -> dict[str, float]:
