@@ -185,9 +185,11 @@ def report(record: Record) -> LatencyReport:
 
 def _measures(record: Record, written: np.ndarray) -> dict[str, float]:
     """Means over the run of what is one number per slot; of what only a serving satellite has, over its slots."""
+    if not written.any():
+        return {}
     number = record.slots.get("satellite")
     served = written if number is None else written & (np.asarray(number) != 0)
-    means = {} if number is None or not written.any() else {"served_slots": float(served.sum() / written.sum())}
+    means = {} if number is None else {"served_slots": float(served.sum() / written.sum())}
     for name, column in record.slots.items():
         slots = served if name in OF_A_SATELLITE else written
         if name == "written" or name.startswith("reward.") or column.ndim != 1 or column.dtype.kind not in "fb":
