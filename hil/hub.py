@@ -5,7 +5,6 @@ next release or for an answer, it waits in `listen`, which stamps each message a
 vanishes is noticed by its unsubscribe byte (XPUB) and confirmed by a probe the ROUTER cannot deliver.
 """
 
-import contextlib
 import select
 import time
 from collections import Counter
@@ -130,18 +129,11 @@ class Hub:
                 seat.probe()
         for seat in self.seats.values():
             seat.tend(now)
-        left = [READ_AT_ONCE, READ_AT_ONCE]
-        with contextlib.suppress(zmq.Again):
-            for left[0] in range(READ_AT_ONCE, 0, -1):
-                self._subscription(self._out.recv(zmq.NOBLOCK))
-            left[0] = 0
-        with contextlib.suppress(zmq.Again):
-            for left[1] in range(READ_AT_ONCE, 0, -1):
-                self._incoming(self._in.recv_multipart(zmq.NOBLOCK), time.monotonic_ns())
-            left[1] = 0
-        if all(left):
+        all_subscriptions = _drain(self._out.recv, self._subscription)
+        if _drain(self._in.recv_multipart, self._incoming) and all_subscriptions:
             self.looked_ns = now
-        return all(left)
+            return True
+        return False
 
     def _subscription(self, message: bytes) -> None:
         topic = message[1:]
@@ -158,7 +150,8 @@ class Hub:
         topic = f"{agent}.observation".encode()
         return any(topic.startswith(prefix) for prefix in self._topics)
 
-    def _incoming(self, frames: list[bytes], now: int) -> None:
+    def _incoming(self, frames: list[bytes]) -> None:
+        now = time.monotonic_ns()
         identity, body = frames[0], frames[-1]
         seat = next((s for s in self.seats.values() if s.identity == identity), None)
         try:
@@ -246,6 +239,17 @@ class Hub:
         """Tell every controller that the run is over."""
         for name in self.seats:
             self.send(name, "stop", wire.Stop(self.run, reason))
+
+
+def _drain(receive: Callable[[int], Any], handle: Callable[[Any], None]) -> bool:
+    """Handle what has come, a bounded number of messages; whether that was all."""
+    for _ in range(READ_AT_ONCE):
+        try:
+            message = receive(zmq.NOBLOCK)
+        except zmq.Again:
+            return True
+        handle(message)
+    return False
 
 
 @dataclass
