@@ -125,7 +125,7 @@ class Critic:
         return self.net(self.theta, states)[:, 0]
 
     def fitted(self, states: torch.Tensor, targets: torch.Tensor, n_steps: int, rate: float) -> "Critic":
-        """After `n_steps` Adam steps on the mean of (V(s) - G)^2, equation (30) as the specification corrects it.
+        """After `n_steps` Adam steps on the mean of (V(s) - G)^2, equation (30) as docs/papers/ntn_cell.md corrects it.
 
         states (n_rows, n_in), targets (n_rows,). A step that is not finite is not taken.
         """

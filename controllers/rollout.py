@@ -28,7 +28,7 @@ SNR_SCALE_DB = 20.0  # the same
 HIGHEST_ANGLE_DEG = 180.0  # (13)
 NOTHING_MBIT = 1e-6  # a plan that earns less than this serves nobody
 TIE = 1e-6  # scores closer than this part of the best are equal: V_H is float32, whose rounding differs by row
-MEMORY_CYCLES = 64  # specification, section 3
+MEMORY_CYCLES = 64  # as many as the terminal's memory holds: docs/papers/ntn_cell.md
 VALUE_STEPS = 10  # Adam steps of V_H per cycle
 FOLLOWER = "ue"  # the seat that sends the reference
 

@@ -19,7 +19,7 @@ from controllers.trpo import Trpo
 SEEDS = (0, 1, 2)
 HELD_OUT = (9_001, 9_002, 9_003)  # seeds of the passes flown to judge by; training flies 1,000 to 3,999
 PASS_SLOTS = 2_300  # STARLINK-1102 above 30 deg, up to 81.8 deg
-KL_SLACK = 1.5  # T8: mean KL after an update at most 0.015, for a limit of 0.01
+KL_SLACK = 1.5  # mean KL after an update at most 0.015, for a limit of 0.01
 
 
 class Fixed:
@@ -86,7 +86,7 @@ def show(trained: list[Trained], genie: float, bfs: float) -> None:
 
 
 def check_steps(trained: list[Trained]) -> None:
-    """T8 on real experience: the KL limit holds after every update, and the surrogate never falls."""
+    """On real experience: the KL limit holds after every update, and the surrogate never falls."""
     steps = [step for one in trained for step in one.steps]
     assert max(step.kl for step in steps) <= KL_SLACK * 0.01
     assert min(step.gain for step in steps) >= 0.0

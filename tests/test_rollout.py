@@ -25,7 +25,7 @@ def literal():
     return make_world(slots=40, paper_literal=True)
 
 
-# T6: a deterministic process of two tiers, small enough to solve
+# a deterministic process of two tiers, small enough to solve
 
 
 class Toy:

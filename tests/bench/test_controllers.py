@@ -15,9 +15,9 @@ from controllers.rollout import Rollout
 from controllers.trpo import Trpo
 from twin.types import Observation
 
-ROLLOUT_LIMIT_S = 2e-3  # specification 10.4, L8: rollout with V_H, p95
-ACT_LIMIT_S = 0.5e-3  # L8: act of the terminal, p95, in slots that owe no reference
-UPDATE_LIMIT_S = 0.25  # L8: update at batch 256, p95, off the action path
+ROLLOUT_LIMIT_S = 2e-3  # rollout with V_H, p95
+ACT_LIMIT_S = 0.5e-3  # act of the terminal, p95, in slots that owe no reference
+UPDATE_LIMIT_S = 0.25  # update at batch 256, p95, off the action path
 REFERENCE_LIMIT_S = 6e-3  # ours: act with a reference of 80 steps, p95
 SLOTS = 900
 
