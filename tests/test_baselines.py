@@ -130,7 +130,7 @@ def test_greedy_takes_an_unknown_group_at_the_nominal_rate_and_forgets_at_a_new_
 
 def test_greedy_follows_geometry_and_comes_close_to_the_genie(high, genie):
     greedy = levels.fly(high, *greedy_pair(high), seed=1)
-    assert greedy.served_mbit >= 0.985 * genie.served_mbit  # an earlier study found geometry within 0.01 Mbit of the genie
+    assert greedy.served_mbit >= 0.985 * genie.served_mbit  # an earlier study: within 0.01 Mbit
     assert greedy.groups == pytest.approx(genie.groups, abs=0.1)
     assert greedy.measures["rx_error_deg"].max() < 1e-9
     assert greedy.measures["tx_error_deg"].max() < 0.5
