@@ -6,6 +6,7 @@ vanishes is noticed by its unsubscribe byte (XPUB) and confirmed by a probe the 
 """
 
 import select
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -54,10 +55,10 @@ class Hub:
         self._topics: Counter[bytes] = Counter()
         self._context = zmq.Context()
         self._out, self._in = self._context.socket(zmq.XPUB), self._context.socket(zmq.ROUTER)
-        for socket in (self._out, self._in):
-            socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.SNDHWM, 1000)
-            socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
+        for each in (self._out, self._in):
+            each.setsockopt(zmq.LINGER, 0)
+            each.setsockopt(zmq.SNDHWM, 1000)
+            each.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
         self._out.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._in.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._in.setsockopt(zmq.RCVHWM, 1000)
@@ -66,7 +67,7 @@ class Hub:
         except BaseException:
             self.close()
             raise
-        self._fds = [int(socket.getsockopt(zmq.FD)) for socket in (self._out, self._in)]
+        self._fds = [int(each.getsockopt(zmq.FD)) for each in (self._out, self._in)]
 
     def _bind(self, address: str | None) -> str:
         if address is not None:
@@ -75,9 +76,11 @@ class Hub:
                 raise WireError(
                     f"cannot listen on {out}: nothing is encrypted yet, so only 127.0.0.1 or ipc:// are allowed"
                 )
-            for socket, place in ((self._out, out), (self._in, into)):
+            for each, place in ((self._out, out), (self._in, into)):
+                if place.startswith("ipc://") and _answers(place.removeprefix("ipc://")):
+                    raise WireError(f"cannot listen on {place}: somebody else does; choose another address with --bind")
                 try:
-                    socket.bind(place)
+                    each.bind(place)
                 except zmq.ZMQError as error:
                     raise WireError(f"cannot listen on {place}: {error}; choose another address with --bind") from None
             return address
@@ -239,6 +242,12 @@ class Hub:
         """Tell every controller that the run is over."""
         for name in self.seats:
             self.send(name, "stop", wire.Stop(self.run, reason))
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody listens on a Unix socket: ZeroMQ would take the path over without a word."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
 
 
 def _drain(receive: Callable[[int], Any], handle: Callable[[Any], None]) -> bool:

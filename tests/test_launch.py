@@ -113,6 +113,16 @@ def test_port_in_use_is_said(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_second_twin_on_one_path_is_refused(tmp_path):
+    first = Hub("run-1", f"ipc://{tmp_path}/twin")
+    try:
+        with pytest.raises(WireError, match="somebody else does"):
+            Hub("run-2", f"ipc://{tmp_path}/twin")
+    finally:
+        first.close()
+    Hub("run-3", f"ipc://{tmp_path}/twin").close()  # what a dead twin left behind is in nobody's way
+
+
 @pytest.mark.parametrize("address", ["tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://192.0.2.1:5555"])
 def test_twin_refuses_to_listen_where_strangers_could_answer(address):
     with pytest.raises(WireError, match=r"nothing is encrypted yet, so only 127\.0\.0\.1"):

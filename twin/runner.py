@@ -267,37 +267,40 @@ def drive(
             record.late(a.name, *seats[a.name].late.pop())
 
     slot, done = 0, False
-    while slot < slots and not done:
-        clock.start(slot)
-        for a in agents:  # due at this release: before anybody is waited for
-            asked = slot - a.delay
-            if a.delay and asked >= 0 and asked % a.every == 0:
-                settle(a, asked, slot)
-        start_ns, follower = 0, False
-        flight_s: dict[str, float] = {}
-        for _, rank in groupby(agents, key=lambda a: a.order):
-            due_now = [a for a in rank if slot % a.every == 0]
-            if not due_now:
-                continue
-            release_ns = clock.release_ns(slot, follower, max(flight_s.get(a.name, 0.0) for a in due_now))
-            start_ns = start_ns or release_ns
-            for a in due_now:
-                post(a, slot, release_ns, start_ns)
-            for a in due_now:
-                if a.delay == 0:
-                    follower = True
-                    for to, flies_s in settle(a, slot, slot).items():
-                        flight_s[to] = max(flight_s.get(to, 0.0), flies_s)
-        outcome = world.step()
-        for name, reward in outcome.reward.items():
-            earned[name] = (earned[name] or 0.0) + float(reward)
-        record.slot(slot, outcome)
-        done = outcome.done
-        if watch is not None:
-            watch(slot, outcome, tally)
-        slot += 1
+    try:
+        while slot < slots and not done:
+            clock.start(slot)
+            for a in agents:  # due at this release: before anybody is waited for
+                asked = slot - a.delay
+                if a.delay and asked >= 0 and asked % a.every == 0:
+                    settle(a, asked, slot)
+            start_ns, follower = 0, False
+            flight_s: dict[str, float] = {}
+            for _, rank in groupby(agents, key=lambda a: a.order):
+                due_now = [a for a in rank if slot % a.every == 0]
+                if not due_now:
+                    continue
+                release_ns = clock.release_ns(slot, follower, max(flight_s.get(a.name, 0.0) for a in due_now))
+                start_ns = start_ns or release_ns
+                for a in due_now:
+                    post(a, slot, release_ns, start_ns)
+                for a in due_now:
+                    if a.delay == 0:
+                        follower = True
+                        for to, flies_s in settle(a, slot, slot).items():
+                            flight_s[to] = max(flight_s.get(to, 0.0), flies_s)
+            outcome = world.step()
+            for name, reward in outcome.reward.items():
+                earned[name] = (earned[name] or 0.0) + float(reward)
+            record.slot(slot, outcome)
+            done = outcome.done
+            if watch is not None:
+                watch(slot, outcome, tally)
+            slot += 1
+    finally:  # however it ends, no late answer is forgotten
+        for a in agents:
+            note_late(a)
     for a in agents:
-        note_late(a)
         post(a, slot, time.monotonic_ns(), 0, last=True)
 
 
