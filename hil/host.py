@@ -157,8 +157,8 @@ def _answer(
         if realtime:
             asked = _still_open(asked)
         for received_ns, message in asked:
-            if learner is not None and not message.last and learner.before(message.slot):
-                waiting_ns = time.monotonic_ns()  # until then it was not free
+            if learner is not None and not message.last:
+                learner.before(message.slot)
             seen = Observation(
                 message.agent,
                 message.slot,

@@ -1,6 +1,7 @@
 """What all tests share: controllers of tests/toys.py are importable in controller processes, and no process is left."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,8 @@ SHARED = HERE.parent.parent / "shared"
 os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (str(HERE), os.environ.get("PYTHONPATH", "")) if p)
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: what tests start would be deaf too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

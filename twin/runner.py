@@ -76,18 +76,17 @@ class Learner:
         self._due = 0
         self._late = False
 
-    def before(self, slot: int) -> bool:
-        """Adopt the update that is due at this slot; whether there was one."""
+    def before(self, slot: int) -> None:
+        """Adopt the update that is due at this slot."""
         if self._future is None or slot < self._due:
-            return False
+            return
         if not self.wait and not self._future.done():
             self.misses += not self._late
             self._late = True
-            return False
+            return
         (result, self.spent_ns), self._future, self._late = self._future.result(), None, False
         self.controller.adopt(result)  # type: ignore[attr-defined]
         self.weights += 1
-        return True
 
     def after(self, slot: int) -> None:
         """The answer to this slot has left: let the controller learn, unless it is still at it."""
@@ -129,7 +128,8 @@ class Here:
 
     def post(self, seen: Observation, release_ns: int, due_ns: int) -> None:
         """Let the controller answer at once."""
-        stamps = {"sent": time.monotonic_ns()}
+        now = time.monotonic_ns()
+        stamps = {"sent": now, "waiting": now, "received": now}
         # its own dicts, as a process has: what it puts in or takes out must not reach the record
         seen = replace(seen, values=dict(seen.values), signals={name: dict(v) for name, v in seen.signals.items()})
         try:
@@ -138,7 +138,7 @@ class Here:
                 return
             if self._learner:
                 self._learner.before(seen.slot)
-            stamps["waiting"] = stamps["received"] = stamps["decoded"] = time.monotonic_ns()
+            stamps["decoded"] = time.monotonic_ns()
             cpu_ns = time.thread_time_ns()
             action = self.controller.act(seen)
             stamps["cpu_ns"] = time.thread_time_ns() - cpu_ns
