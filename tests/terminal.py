@@ -81,7 +81,7 @@ def settled(folder, agent):
 
 def controllers_of(address):
     """Process ids of the controllers that were started for a twin at this address."""
-    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if " -m hil " in line and line.endswith(address)]
 
 
