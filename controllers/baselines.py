@@ -64,11 +64,7 @@ class Greedy:
         self.beam, self.groups = (field.name for field in agent.acts)
         self.leads, self.delay, self.slot_s = agent.name == "leo", agent.delay, float(facts["slot_s"])
         self.floor_db = float(facts["snr_floor_db"])
-        self.site = Site(
-            latitude_deg=float(facts["latitude_deg"]),
-            longitude_deg=float(facts["longitude_deg"]),
-            altitude_m=float(facts["altitude_m"]),
-        )
+        self.site = Site.from_facts(facts)
         self.nominal = NominalLink.from_facts(facts)
         self.last_bps = np.full(int(facts["n_groups"]), np.nan)
         overhead_m = np.zeros((3, 8))

@@ -159,11 +159,7 @@ class Rollout:
         self.slot_s, self.floor_db = float(facts["slot_s"]), float(facts["snr_floor_db"])
         self.n_steps, self.step_deg, self.relative = n_steps, step_deg, relative and not self.literal
         self.gamma, self.learning_rate = gamma, learning_rate
-        self.site = Site(
-            latitude_deg=float(facts["latitude_deg"]),
-            longitude_deg=float(facts["longitude_deg"]),
-            altitude_m=float(facts["altitude_m"]),
-        )
+        self.site = Site.from_facts(facts)
         self.nominal = NominalLink.from_facts(facts)
         mean_units = float(facts["demand_mean_units"])
         self.unit_mbit = float(facts["demand_unit_bit"]) / MEGA

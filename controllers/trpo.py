@@ -469,11 +469,7 @@ class Trpo:
             clip=np.inf if self.literal else RATIO_CLIP,
             learning_rate=learning_rate,
         )
-        self.site = Site(
-            latitude_deg=float(facts["latitude_deg"]),
-            longitude_deg=float(facts["longitude_deg"]),
-            altitude_m=float(facts["altitude_m"]),
-        )
+        self.site = Site.from_facts(facts)
         self.nominal = NominalLink.from_facts(facts)
         self.tx_antennas = int(facts["tx_antennas"][0]), int(facts["tx_antennas"][1])
         self.rx_antennas = int(facts["rx_antennas"][0]), int(facts["rx_antennas"][1])

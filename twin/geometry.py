@@ -10,6 +10,7 @@ being y: phi = arccos(u_y), theta = atan2(u_z, u_x). Both from 0 to 180 deg is t
 (90, 90) is straight ahead.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -37,6 +38,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     latitude_deg: Annotated[float, Meta(ge=-90.0, le=90.0, description="geodetic latitude, north positive")]
     longitude_deg: Annotated[float, Meta(ge=-180.0, le=180.0, description="longitude, east positive")]
     altitude_m: Annotated[float, Meta(ge=-500.0, le=50_000.0, description="height above the WGS84 ellipsoid")] = 0.0
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, np.ndarray]) -> "Site":
+        """The terminal's site out of an agent's facts, as NominalLink.from_facts takes the link."""
+        return cls(**{name: float(facts[name]) for name in cls.__struct_fields__})
 
     @property
     def position_m(self) -> np.ndarray:
