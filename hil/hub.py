@@ -9,7 +9,7 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +116,10 @@ class Hub:
                 select.select(self._fds, [], [], nap_ns / NS_PER_S)
                 self.looked_ns = min(time.monotonic_ns(), now + nap_ns)  # whatever had come would have woken us
                 self.alive()
+
+    def nap(self, wait_s: float) -> None:
+        """Listen for some seconds."""
+        self.listen(time.monotonic_ns() + round(wait_s * NS_PER_S))
 
     def note(self, kind: str, **what: Any) -> None:
         """Note what a peer did, unless it did it a hundred times already: a flood must not fill the disk."""
@@ -302,7 +306,7 @@ class There:
         self.ready = False
         self.heard_ns = 0
         self.heartbeat_s = 0.0
-        self.late: list[tuple[int, Mapping[str, int]]] = []
+        self.late: list[tuple[int, Answer]] = []
         self.stale = self.duplicates = 0
         self._cycle_ns = round(welcome.every * welcome.slot_s / welcome.rt_factor * NS_PER_S)
         self._welcomed_ns = 0
@@ -395,7 +399,7 @@ class There:
         """A settled cycle's answer: late if valid and before the seat's next deadline, else stale."""
         answer = cycle.answer
         if answer and answer.status == "on_time" and answer.stamps["arrived"] <= cycle.due_ns + self._cycle_ns:
-            self.late.append((slot, answer.stamps))
+            self.late.append((slot, answer))
         else:
             self._stale(slot, "it came after the seat's next deadline")
 

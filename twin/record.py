@@ -26,7 +26,7 @@ from twin.errors import RecordError
 from twin.types import Agent, Answer, Arrays, Observation, Outcome
 
 STATUSES = ("unwritten", "on_time", "missing", "late", "invalid")
-SOURCES = ("none", "agent", "hold", "default")
+SOURCES = ("none", "agent", "hold", "default", "late")
 STAMPS = (  # ns, monotonic; 0 where nobody stamped
     "slot_start",  # scheduled start of the slot
     "release",  # the agent's own: the slot's start, or for a follower the moment its leaders were settled
