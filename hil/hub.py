@@ -395,6 +395,12 @@ class There:
             return Answer(None, "missing", reason=reason, stamps={"sent": cycle.sent_ns})
         return answer
 
+    def catch_up(self) -> None:
+        """Wait until everything asked so far has its answer, at most as long as for one answer."""
+        open_ = [cycle for cycle in self._cycles.values() if not cycle.settled]
+        until_ns = time.monotonic_ns() + round(self.patience_s * NS_PER_S)
+        self.hub.listen(until_ns, lambda: all(c.answer is not None or c.asked != self.identity for c in open_))
+
     def _too_late(self, slot: int, cycle: Cycle) -> None:
         """A settled cycle's answer: late if valid and before the seat's next deadline, else stale."""
         answer = cycle.answer

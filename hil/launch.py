@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ import msgspec
 
 from hil import wire
 from hil.clock import RealTime, Virtual, sleep_until
+from hil.faults import Faults, InThisProcess
+from hil.faults import check as check_faults
 from hil.gate import Gate
 from hil.hub import Hub, There, facts_of
 from hil.modelled import Modelled, model_of
 from twin.errors import ControllerError, ScenarioError
 from twin.record import Record, new_folder
-from twin.runner import LockStep, Watch, describe, drive
+from twin.runner import Here, LockStep, Watch, describe, drive
 from twin.runner import run as run_here
 from twin.scenario import EXTERNAL, Scenario, agent_seed, build
 from twin.types import Agent, Outcome, Seat, World
+from twin.units import NS_PER_S
 
 EXTERNAL_ADDRESS = "tcp://127.0.0.1:5555"  # where an external controller finds the twin when nobody says otherwise
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -41,13 +44,15 @@ class Crew:
         self.folder, self.event, self.left = folder / "controllers", event, left
         self.started = False  # from then on a death is an event of the run, before it is the end of it
         self._processes: dict[str, subprocess.Popen] = {}
+        self._sits: dict[str, tuple[str, str]] = {}  # by agent: its controller, and where that finds the twin
         self._groups: list[int] = []
 
     def start(self, agent: str, controller: str, address: str) -> None:
         """Start a controller on a seat."""
         self.folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "hil", controller, agent, address]
-        with self._log(agent).open("wb") as log:
+        self._sits[agent] = controller, address
+        with self._log(agent).open("ab") as log:
             self._processes[agent] = subprocess.Popen(  # a session of its own: Ctrl-C is the twin's to handle
                 command,
                 stdin=subprocess.DEVNULL,
@@ -57,6 +62,28 @@ class Crew:
                 start_new_session=True,
             )
         self._groups.append(self._processes[agent].pid)
+
+    def signal(self, agent: str, number: int) -> None:
+        """Send a signal to a controller and what it started, if it still runs."""
+        if agent in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._processes[agent].pid, number)
+
+    def bury(self, agent: str) -> None:
+        """Wait for a controller that was killed, and note it."""
+        if agent in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._processes[agent].wait(LEAVE_S)
+        self.look()
+
+    def start_again(self, agent: str) -> None:
+        """Start a fresh process of a controller that has ended."""
+        self.bury(agent)
+        self.start(agent, *self._sits[agent])
+
+    def runs(self, agent: str) -> bool:
+        """Whether its process was there when we last looked."""
+        return agent in self._processes
 
     def look(self) -> None:
         """Notice who has died. Raises ControllerError before the run has started, notes an event in it."""
@@ -78,6 +105,8 @@ class Crew:
 
     def stop(self) -> None:
         """Wait for those who leave by themselves, noting how they did; terminate, then kill, those who do not."""
+        for agent in self._processes:
+            self.signal(agent, signal.SIGCONT)  # who was stopped cannot leave
         if self.started:  # before that they may not even listen yet
             self._wait()
             self.look()
@@ -109,6 +138,40 @@ class Crew:
         except OSError as error:
             return f"    (its log cannot be read: {error})"
         return "\n".join(f"    {line}" for line in lines[-LAST_LINES:]) or "    (it printed nothing)"
+
+
+class Processes:
+    """Lays hands on the controllers of a crew (hil.faults.Hands); where nobody's time passes, it waits for them.
+
+    A controller that stalls is really stopped in real time only; elsewhere it is not asked, which is all it can notice.
+    """
+
+    def __init__(self, crew: Crew, hub: Hub, realtime: bool, wait_s: float):
+        self.crew, self.hub, self.realtime, self.wait_s = crew, hub, realtime, wait_s
+
+    def kill(self, agent: str) -> None:
+        """End it; what it was asked before that, where nobody's time passes, it has answered."""
+        if not self.realtime:
+            self.hub.seats[agent].catch_up()
+        self.crew.signal(agent, signal.SIGKILL)
+        if not self.realtime:
+            self.crew.bury(agent)
+
+    def start(self, agent: str) -> None:
+        """Start a fresh process, which says hello when it is ready."""
+        self.crew.start_again(agent)
+        if not self.realtime:
+            until_ns = time.monotonic_ns() + round(self.wait_s * NS_PER_S)
+            self.hub.listen(until_ns, lambda: self.hub.seats[agent].taken or not self.crew.runs(agent))
+
+    def stop(self, agent: str) -> None:
+        """Let it stand still."""
+        if self.realtime:
+            self.crew.signal(agent, signal.SIGSTOP)
+
+    def go_on(self, agent: str) -> None:
+        """Let it go on."""
+        self.crew.signal(agent, signal.SIGCONT)
 
 
 CLOCKS = (LockStep.name, RealTime.name, Virtual.name)
@@ -143,7 +206,7 @@ def run(
     if not processes:
         say("in this process: " + ", ".join(f"{a.name} ({scenario.seating(a.name).controller})" for a in world.agents))
         ticking = _clock(clock_name, scenario, world, gate, time.sleep)
-        return run_here(scenario, out, watch, ticking, lambda a, seat: _judged(a, seat, scenario, ticking), world)
+        return _run_here(scenario, out, watch, ticking, world)
     outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
     run_id = uuid.uuid4().hex
     meta = describe(scenario, world, clock_name, "there") | {"run_id": run_id}
@@ -157,10 +220,13 @@ def run(
     crew = Crew(record.folder, record.event, lambda agent: hub.seats[agent].leave("its process ended"))
     hub.alive = crew.look
     ticking = _clock(clock_name, scenario, world, gate, hub.nap, hub.listen)
+    hands = Processes(crew, hub, clock_name == RealTime.name, scenario.seat_wait_s)
+    faults = Faults(scenario, world.agents, ticking, hands, _passing(ticking, hub.listen))
+    faults.open(record)
     ended, why = "broken", ""
     try:
         there = {a.name: _seat(hub, scenario, world, a.name, clock_name) for a in world.agents}
-        seats = {a.name: _judged(a, there[a.name], scenario, ticking) for a in world.agents}
+        seats = {a.name: faults.seat(a, _judged(a, there[a.name], scenario, ticking)) for a in world.agents}
         record.prepare(_warm_up(world, scenario.seed))
         for name in seats:
             if name in outside:
@@ -173,7 +239,7 @@ def run(
         gc.collect()
         gc.freeze()
         seatings = {a.name: scenario.seating(a.name) for a in world.agents}
-        drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, watch)
+        drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, watch, faults.at)
         ended = "finished"
     except KeyboardInterrupt:
         ended, why = "interrupted", "stopped by the user"
@@ -184,11 +250,23 @@ def run(
     finally:
         gc.unfreeze()
         with _undisturbed(), contextlib.ExitStack() as leaving:  # last first, and each whatever another one raised
-            leaving.callback(_close, record, hub, ticking, ended, why)
+            leaving.callback(_close, record, hub, ticking, ended, why, faults.messages)
             leaving.callback(hub.close)
             leaving.callback(crew.stop)
             leaving.callback(hub.stop, why or ended)
     return record
+
+
+def _run_here(
+    scenario: Scenario, out: str | Path | None, watch: Watch | None, ticking: LockStep | RealTime, world: World
+) -> Record:
+    hands = InThisProcess(scenario)
+    faults = Faults(scenario, world.agents, ticking, hands, _passing(ticking))
+
+    def seat_of(agent: Agent, seat: Here) -> Seat:
+        return faults.seat(agent, _judged(agent, hands.holding(seat), scenario, ticking))
+
+    return run_here(scenario, out, watch, ticking, seat_of, world, faults)
 
 
 def _check(scenario: Scenario, clock: str, processes: bool, gate: Gate | None) -> None:
@@ -199,6 +277,7 @@ def _check(scenario: Scenario, clock: str, processes: bool, gate: Gate | None) -
         raise ScenarioError("in real time every controller is a process of its own: it would hold up the loop")
     if clock == RealTime.name and gate is not None:
         raise ScenarioError("real time cannot be paused; fly with --clock lockstep or virtual")
+    check_faults(scenario)
     for name, seating in scenario.agents.items():
         if clock == RealTime.name and seating.compute_scale < 1.0:
             raise ScenarioError(
@@ -231,10 +310,22 @@ def _judged(agent: Agent, seat: Seat, scenario: Scenario, clock: LockStep | Real
     return Modelled(seat, clock, agent, model_of(agent, seating, scenario.seed), seating.compute_scale)
 
 
-def _close(record: Record, hub: Hub, ticking: LockStep | RealTime, ended: str, why: str) -> None:
+def _passing(clock: LockStep | RealTime, listen: Callable[[int], None] = sleep_until) -> Callable[[int], None]:
+    """What waits for an instant of a clock."""
+    return clock.pass_until if isinstance(clock, Virtual) else listen
+
+
+def _close(
+    record: Record, hub: Hub, ticking: LockStep | RealTime, ended: str, why: str, hurt: Mapping[str, Mapping[str, int]]
+) -> None:
     overruns = ticking.overrun_slots if isinstance(ticking, RealTime) else None
     messages = {
-        name: {"stale": s.stale, "duplicates": s.duplicates, "client": s.client} for name, s in hub.seats.items()
+        name: {
+            "stale": s.stale + hurt.get(name, {}).get("stale", 0),
+            "duplicates": s.duplicates + hurt.get(name, {}).get("duplicates", 0),
+            "client": s.client,
+        }
+        for name, s in hub.seats.items()
     }
     record.close(ended, why, overrun_slots=overruns, messages=messages, refused=hub.refused)
 

@@ -77,6 +77,23 @@ class Modelled:
         stamps = {"begin": cycle.release_ns, "observed": cycle.release_ns, "sent": cycle.release_ns}
         return Answer(None, "missing", reason=reason, stamps=stamps)
 
+    def interrupt(self, from_ns: int, until_ns: int, lost: bool) -> None:
+        """The controller stands still for a while, and whatever it is at takes so much longer, or is lost."""
+        for slot, cycle in self._cycles.items():
+            self._answer(slot)
+            answer = cycle.answer
+            assert answer is not None
+            if answer.stamps.get("arrived", 0) <= from_ns:
+                continue
+            if lost:
+                cycle.answer = Answer(None, "missing", reason="the controller was killed meanwhile")
+                continue
+            later = {name: answer.stamps[name] for name in ("acted", "replied", "arrived") if name in answer.stamps}
+            later = {name: min(at + until_ns - from_ns, NEVER_NS) for name, at in later.items()}
+            cycle.answer = answer._replace(stamps={**answer.stamps, **later})
+        rest_ns = 0 if lost else max(0, self._busy_until_ns - from_ns)
+        self._busy_until_ns = until_ns + rest_ns
+
     def _answer(self, slot: int) -> None:
         """Await the answer to a question, and put it where it would have been in time."""
         cycle = self._cycles[slot]

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from twin.errors import ControllerError, RunBroken, ScenarioError
+from twin.faults import SKY, Timeline, summary
 from twin.record import Record, new_folder
 from twin.scenario import EXTERNAL, Scenario, Seating, agent_seed, build, make_controller
 from twin.types import Action, Agent, Answer, Arrays, Clock, Controller, Job, Observation, Outcome, Seat, World
@@ -128,10 +129,15 @@ class Here:
         learn: bool = True,
         learn_delay: int = 10,
     ):
-        self.controller, self.agent, self.others = controller, agent, others
-        self._learner = Learner(controller, learn_delay, wait=True, executor=WhenAsked()) if learn else None
+        self.agent, self.others, self.learn, self.learn_delay = agent, others, learn, learn_delay
+        self.sit(controller)
         self.late: list[tuple[int, Answer]] = []  # nobody is late in lock-step
         self._answers: dict[int, Answer] = {}
+
+    def sit(self, controller: Controller) -> None:
+        """Give the seat to a controller that has learned nothing here yet."""
+        self.controller = controller
+        self._learner = Learner(controller, self.learn_delay, wait=True, executor=WhenAsked()) if self.learn else None
 
     def post(self, seen: Observation, release_ns: int, due_ns: int) -> None:
         """Let the controller answer at once."""
@@ -230,11 +236,13 @@ def drive(
     record: Record,
     seatings: Mapping[str, Seating] | None = None,
     watch: Watch | None = None,
+    at: Callable[[int], None] = lambda slot: None,
 ) -> None:
     """Play `slots` slots of a world with somebody on each seat.
 
     seatings  by agent: what becomes of misses, and its limits; the defaults where there is none
     watch     called after each slot with its outcome and how many cycles of each agent ended how; must return at once
+    at        called as each slot starts: what befalls the run at its time (twin.faults)
 
     Raises RunBroken when an agent breaks one of its limits, or the clock its own.
     """
@@ -318,6 +326,7 @@ def drive(
     try:
         while slot < slots and not done:
             clock.start(slot)
+            at(slot)
             for a in agents:  # due at this release: before anybody is waited for
                 asked = slot - a.delay
                 if a.delay and asked >= 0 and asked % a.every == 0:
@@ -359,18 +368,27 @@ def run(
     clock: Clock | None = None,
     seat_of: Callable[[Agent, "Here"], Seat] = lambda agent, seat: seat,
     world: World | None = None,
+    timeline: Timeline | None = None,
 ) -> Record:
     """Fly a scenario in this process, in lock-step whatever its `clock` says, and return its record.
 
     clock    another one that needs no processes (hil.clock.Virtual)
     seat_of  wraps each seat: what models its response times, or its faults
     world    the scenario's, where it was built before
+    timeline the faults of links and controllers (hil.faults)
 
-    Raises ScenarioError for what needs other processes: external seats.
+    Raises ScenarioError for what needs hil.run: external seats, faults of links and controllers.
     """
     for name, seating in scenario.agents.items():
         if seating.controller == EXTERNAL:
             raise ScenarioError(f"agent.{name} is external: a process on a socket needs hil.run, or `ntn-twin run`")
+    for i, fault in enumerate(scenario.faults):
+        if timeline is None and not isinstance(fault, SKY):
+            raise ScenarioError(
+                f"faults[{i}] ({fault.__struct_config__.tag}) is of a link or a controller, which twin.run does not "
+                f"play; fly it with hil.run(scenario, processes=False), or `ntn-twin run`"
+            )
+    timeline = timeline or Timeline(scenario.faults, scenario.slot_s, scenario.seed)
     clock = clock or LockStep()
     world = world or build(scenario)
     names = [a.name for a in world.agents]
@@ -390,7 +408,8 @@ def run(
     ended, why = "broken", ""
     try:
         seatings = {name: scenario.seating(name) for name in names}
-        drive(world, seats, clock, scenario.slots, scenario.seed, record, seatings, watch)
+        timeline.open(record)
+        drive(world, seats, clock, scenario.slots, scenario.seed, record, seatings, watch, timeline.at)
         ended = "finished"
     except KeyboardInterrupt:
         ended, why = "interrupted", "stopped by the user"
@@ -416,6 +435,7 @@ def describe(scenario: Scenario, world: World, clock: str, seats: str) -> dict[s
         "slot_s": scenario.slot_s,
         "seats": seats,
         "resolved": resolved,
+        "faults": summary(scenario.faults, scenario.slots, scenario.slot_s, scenario.seed),
         "inputs": dict(getattr(world, "inputs", {})),
     }
 

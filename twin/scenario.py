@@ -1,8 +1,8 @@
 """Scenario files: read, checked to the last key, and turned into worlds and controllers.
 
-A scenario is one TOML file. Its common keys are `Scenario`'s fields, its `agent.NAME` tables are `Seating`, and every
-other table belongs to the world it names, whose module says which there are (`Settings`). What is not known is an
-error that lists what is.
+A scenario is one TOML file. Its common keys are `Scenario`'s fields, its `agent.NAME` tables are `Seating`, its
+`[[faults]]` are those of twin.faults, and every other table belongs to the world it names, whose module says which
+there are (`Settings`). What is not known is an error that lists what is.
 """
 
 import difflib
@@ -20,6 +20,7 @@ import numpy as np
 from msgspec import Meta
 
 from twin.errors import ControllerError, ScenarioError
+from twin.faults import CONTROLLER, KINDS, SKY, Fault, spans
 from twin.types import Agent, Controller, World
 
 SHIPPED = Path(__file__).resolve().parent.parent / "scenarios"
@@ -116,6 +117,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     settings  the world's own tables, an instance of its module's Settings
     agents    by seat name; seats not named keep the defaults
+    faults    what goes wrong, and when
     text      the file as it was read, before overrides
     """
 
@@ -143,6 +145,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, le=1e6, description="realtime: a twin further behind than this ends the run, s")
     ] = 1.0
     agents: dict[str, Seating] = msgspec.field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
     settings: Any = None
     text: str = ""
 
@@ -151,7 +154,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return self.agents.get(agent, Seating())
 
 
-OWN = ("name", "folder", "agents", "settings", "text")  # fields that are not keys of the file
+OWN = ("name", "folder", "agents", "faults", "settings", "text")  # fields that are not keys of the file
 
 
 def shipped() -> dict[str, Path]:
@@ -194,18 +197,20 @@ def resolve(keys: dict[str, Any], name: str = "scenario", folder: str | Path = "
     module = _import(WORLDS.get(keys["world"], keys["world"]), f"scenario {name}: world", WORLDS)[0]
     tables = msgspec.structs.fields(module.Settings)
     own = {field.name for field in msgspec.structs.fields(Scenario)} - set(OWN)
-    known = own | {field.name for field in tables} | {"agent"}
+    known = own | {field.name for field in tables} | {"agent", "faults"}
     for key in keys:
         if key not in known:
             raise ScenarioError(f"scenario {name}: {key} is not a key; {_known(key, known)}")
     agents = keys.pop("agent", {})
     if not isinstance(agents, dict):
         raise ScenarioError(f"scenario {name}: agent must be tables, agent.NAME = {{ ... }}, got {agents!r}")
-    return Scenario(
+    faults = keys.pop("faults", [])
+    scenario = Scenario(
         **_struct(Scenario, {k: v for k, v in keys.items() if k in own} | {"name": name, "folder": str(folder)}, name),
         settings=_convert(module.Settings, {k: v for k, v in keys.items() if k not in own}, name, ""),
         agents={agent: _seating(table, name, agent) for agent, table in agents.items()},
     )
+    return msgspec.structs.replace(scenario, faults=_faults(faults, scenario))
 
 
 def build(scenario: Scenario) -> World:
@@ -219,6 +224,7 @@ def build(scenario: Scenario) -> World:
             slot_s=scenario.slot_s,
             folder=Path(scenario.folder),
             agents=scenario.agents,
+            **_sky(scenario, world_class),
         )
     except ScenarioError as error:
         raise ScenarioError(f"scenario {scenario.name}: {error}") from None
@@ -227,6 +233,13 @@ def build(scenario: Scenario) -> World:
         if name not in names:
             raise ScenarioError(
                 f"scenario {scenario.name}: agent.{name} is not a seat of {scenario.world}; {_known(name, names)}"
+            )
+    for i, fault in enumerate(scenario.faults):
+        whose = getattr(fault, "agent", None)
+        if whose is not None and whose not in names:
+            raise ScenarioError(
+                f"scenario {scenario.name}: faults[{i}].agent {whose!r} is not a seat of {scenario.world}; "
+                f"{_known(whose, names)}"
             )
     _check_windows(scenario, world)
     for agent in world.agents:
@@ -315,10 +328,46 @@ def _seating(table: Any, name: str, agent: str) -> Seating:
     return msgspec.structs.replace(seating, options={**seating.options, **options})
 
 
+def _faults(tables: Any, scenario: Scenario) -> tuple[Fault, ...]:
+    name = scenario.name
+    if not isinstance(tables, list | tuple) or not all(isinstance(table, dict) for table in tables):
+        raise ScenarioError(f"scenario {name}: faults must be tables, [[faults]], got {tables!r}")
+    found: list[Fault] = []
+    for i, table in enumerate(tables):
+        kind = str(table.get("kind", ""))
+        if kind not in KINDS:
+            what = f"kind {table['kind']!r} is unknown" if "kind" in table else "kind is missing"
+            raise ScenarioError(f"scenario {name}: faults[{i}].{what}; {_known(kind, KINDS)}")
+        found.append(_convert(KINDS[kind], table, name, f"faults[{i}]"))
+    hit = [s for s in spans(found, scenario.slot_s, scenario.seed) if isinstance(s.fault, CONTROLLER)]
+    for first, second in pairwise(sorted(hit, key=lambda s: (s.agent, s.first))):
+        if first.agent == second.agent and second.first < first.end:
+            raise ScenarioError(
+                f"scenario {name}: faults[{second.index}] ({second.kind}) begins while faults[{first.index}] "
+                f"({first.kind}) of the same controller lasts"
+            )
+    return tuple(found)
+
+
+def _sky(scenario: Scenario, world_class: Callable[..., World]) -> dict[str, Any]:
+    """The faults as a world with a sky takes them; raises ScenarioError for a world that has none."""
+    found = [(i, fault) for i, fault in enumerate(scenario.faults) if isinstance(fault, SKY)]
+    if not found:
+        return {}
+    if "faults" not in inspect.signature(world_class).parameters:
+        index, fault = found[0]
+        raise ScenarioError(
+            f"faults[{index}] ({fault.__struct_config__.tag}) is of the sky, and world {scenario.world} has none"
+        )
+    return {"faults": scenario.faults}
+
+
 def _struct(kind: type, keys: dict[str, Any], name: str) -> dict[str, Any]:
     made = _convert(kind, keys, name, "")
     return {
-        field: getattr(made, field) for field in made.__struct_fields__ if field not in ("agents", "settings", "text")
+        field: getattr(made, field)
+        for field in made.__struct_fields__
+        if field not in ("agents", "faults", "settings", "text")
     }
 
 

@@ -145,7 +145,8 @@ class Seat(Protocol):
     late  (slot, answer) of valid answers that came after their deadline but before the seat's next; drive empties it
     """
 
-    late: list[tuple[int, Answer]]
+    @property
+    def late(self) -> list[tuple[int, Answer]]: ...
 
     def post(self, seen: Observation, release_ns: int, due_ns: int) -> None:
         """Hand over an observation; times are the clock's, and ignored where the clock has none."""
