@@ -13,7 +13,7 @@ import hashlib
 import math
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -25,11 +25,13 @@ from msgspec import Meta
 
 from twin.channel import Fading, Link, draw_fading, path_gain, slot_link
 from twin.errors import ScenarioError, TleError
+from twin.faults import ClockSkew, Fault, Span, StaleTle, spans
 from twin.geometry import Pass, Pointing, Site, passes, pointing
 from twin.orbit import Ephemeris, ephemeris
 from twin.tle import read_tle
 from twin.types import Agent, Arrays, Field, Outcome
-from twin.units import MEGA, SPEED_OF_LIGHT_M_S, to_db
+from twin.units import MEGA, SPEED_OF_LIGHT_M_S, from_db, to_db
+from twin.worlds.sky_faults import Orbit, last_of, loss_db, older, told_orbit
 
 SNR_FLOOR_DB = -30.0  # stands for "no signal", so that observations stay finite
 BORESIGHT_DEG = (90.0, 90.0)
@@ -89,6 +91,7 @@ class Service:
     """One satellite's turn: whole control cycles, all above the mask. Arrays have one row per slot from `first` on.
 
     index          of the satellite in the ephemeris
+    orbit          its way, as whoever is told of this turn knows it
     number         catalogue number
     first, end     slots; `end` is the first one after
     position_m     (n_slots, 3)  at the start of the slot
@@ -97,6 +100,7 @@ class Service:
     """
 
     index: int
+    orbit: Orbit
     number: int
     first: int
     end: int
@@ -110,7 +114,7 @@ class Truth(NamedTuple):
 
     service, row  who serves, and which row of its arrays (and of the fading's) this slot is
     fading        of the whole pass
-    gain          ()  linear, path gain without the array gain
+    gain          ()  linear, path gain without the array gain, after what blockage and rain take
     """
 
     service: Service
@@ -127,6 +131,7 @@ class NtnCell:
     slot_s    length of a slot, s
     folder    where a relative path of element sets starts
     agents    timing of the seats "leo" and "ue": objects with every (None for the world's own), delay, window
+    faults    the scenario's; those of the sky are played
 
     Raises ScenarioError for timing that cannot be flown and for a satellite name that fits none, TleError for a file.
     """
@@ -139,6 +144,7 @@ class NtnCell:
         slot_s: float,
         folder: str | Path,
         agents: Mapping[str, Any] | None = None,
+        faults: Sequence[Fault] = (),
     ):
         self.settings, self.slots, self.slot_s = settings, slots, slot_s
         self.link, self.site = settings.link, settings.site
@@ -152,11 +158,18 @@ class NtnCell:
         self.sky, above = _ephemeris(settings.sky, self.site, Path(folder), self._observed_slots * slot_s)
         self.inputs = {"tle_sha256": hashlib.sha256((Path(folder) / settings.sky.tle).read_bytes()).hexdigest()}
         self.services = self._services(above)
+        self.faults = tuple(faults)
+        numbers = [service.number for service in self.services]
+        self._older = older(self.faults, Path(folder), numbers, settings.sky.start_utc, self.sky.seconds)
+        for i in self._older:
+            content = (Path(folder) / str(self.faults[i].tle)).read_bytes()  # type: ignore[union-attr]
+            self.inputs[f"faults[{i}].tle_sha256"] = hashlib.sha256(content).hexdigest()
         if not self.services:
             warnings.warn("no satellite serves in this window; `ntn-twin passes` says who passes when", stacklevel=2)
         self._service_of = np.full(max([self._observed_slots] + [s.end for s in self.services]), -1)
         for i, service in enumerate(self.services):
             self._service_of[service.first : service.end] = i
+        self._told, self._told_at = [self.services], np.zeros(len(self._service_of), dtype=int)
         self.slot = 0
         facts = self._facts(delay)
         spaces = {"leo": (self._leo_observes(), "tx_beam_deg", "reserved_rb")}
@@ -187,6 +200,10 @@ class NtnCell:
         units = np.random.default_rng([seed, 2]).poisson(demand.mean_units, self.slots + 1)
         self._demand_bps = units * demand.unit_bit / self.slot_s
         self._channels = [self._channel(service, seed) for service in self.services]
+        found = spans(self.faults, self.slot_s, seed)
+        loss = loss_db(found, len(self._service_of), self.slot_s, self.slots * self.slot_s)
+        self._passed = from_db(-loss)  # of the serving link's power, in each slot
+        self._tell(found, seed)
         self.slot = 0
         n_groups, n_rx = self.link.n_groups, math.prod(self.link.rx_antennas)
         self._beam_deg = {name: self._default_beam_deg(name) for name in ("leo", "ue")}
@@ -197,7 +214,7 @@ class NtnCell:
         self._recent_rewards: deque[float] = deque(maxlen=self.buffer)
 
     def default(self, agent: str) -> Arrays:
-        """The beam where geometry says the other end is, and all groups; of the ue's, those reserved count."""
+        """The beam where the geometry seats are told has the other end, and all groups; of the ue's, the reserved."""
         beam, groups = (field.name for field in self._agent[agent].acts)
         return {beam: self._default_beam_deg(agent), groups: np.ones(self.link.n_groups, bool)}
 
@@ -212,17 +229,19 @@ class NtnCell:
         """What a seat sees at the start of this slot: measurements of the slots before, geometry from the ephemeris.
 
         Of the satellite that serves first while the answer is in force: predicted_beam_deg, ephemeris_m, ephemeris_s.
+        These and position_m are what seats are told, which faults may keep apart from the truth.
         """
         every, delay = self._agent[agent].every, self._agent[agent].delay
         now, governed = self._serving(self.slot), slice(self.slot + delay, self.slot + delay + every)
         serving = np.flatnonzero(self._service_of[governed] >= 0)  # a pass may begin inside the cycle that is governed
         from_slot = governed.start + (int(serving[0]) if serving.size else 0)
-        ahead = self._serving(from_slot)
+        told = self._told[self._told_at[self.slot]]
+        ahead = self._serving(from_slot, told)
         coefficients_m, span_s = np.zeros((3, 8)), np.array([0.0, 1.0])
         predicted_deg = np.array(BORESIGHT_DEG)
         if ahead is not None:
             row = from_slot - ahead.first
-            coefficients_m, span_s = self.sky.segment(ahead.index, from_slot * self.slot_s)
+            coefficients_m, span_s = ahead.orbit.segment(from_slot * self.slot_s)
             predicted_deg = (ahead.middle_tx_deg if agent == "leo" else ahead.now.rx_beam_deg)[row]
         seen = {
             "satellite": np.array(now.number if now else 0, dtype=np.int64),
@@ -234,8 +253,9 @@ class NtnCell:
             "reserved_rb": self._groups["leo"].copy(),
         }
         if agent == "leo":
+            where = self._serving(self.slot, told)
             return seen | {
-                "position_m": np.array(now.position_m[self.slot - now.first]) if now else np.zeros(3),
+                "position_m": np.array(where.position_m[self.slot - where.first]) if where else np.zeros(3),
                 "tx_beam_deg": self._beam_deg["leo"].copy(),
                 "slot_snr_db": np.roll(self._cycle_snr_db, -(self.slot % self.cycle_slots)),
             }
@@ -259,7 +279,7 @@ class NtnCell:
             return None
         row = self.slot - service.first
         fading, gain = self._channels[self._service_of[self.slot]]
-        return Truth(service, row, fading, gain[row])
+        return Truth(service, row, fading, gain[row] * self._passed[self.slot])
 
     def group_rates(self, tx_beam_deg, rx_beam_deg) -> np.ndarray:
         """Rate of every group in this slot with the true channel, without playing it: for ceilings, never for seats.
@@ -307,9 +327,24 @@ class NtnCell:
         self.slot += 1
         return Outcome({"leo": leo, "ue": ue}, measures, done=self.slot >= self.slots)
 
-    def _serving(self, slot: int) -> Service | None:
+    def _serving(self, slot: int, services: Sequence[Service] | None = None) -> Service | None:
         i = self._service_of[slot]
-        return self.services[i] if i >= 0 else None
+        return (services or self.services)[i] if i >= 0 else None
+
+    def _tell(self, found: list[Span], seed: int) -> None:
+        """Which geometry seats are told in each slot: the true turns, or what faults make of them."""
+        n_slots = len(self._service_of)
+        self._told, self._told_at = [self.services], np.zeros(n_slots, dtype=int)
+        stale, skew = last_of(StaleTle, found, n_slots), last_of(ClockSkew, found, n_slots)
+        for i, j in sorted(set(zip(stale.tolist(), skew.tolist())) - {(-1, -1)}):
+            self._told_at[(stale == i) & (skew == j)] = len(self._told)
+            old, ahead = (self.faults[k] if k >= 0 else None for k in (i, j))
+            turns_told = []
+            for n, true in enumerate(self.services):
+                orbit = Orbit(self._older[i], n) if i in self._older else true.orbit
+                orbit = told_orbit(orbit, true.number, true.first * self.slot_s, old, i, ahead, seed)
+                turns_told.append(self._service(orbit, true.index, true.number, true.first, true.end))
+            self._told.append(turns_told)
 
     def _play(self, truth: Truth | None, tx_beam_deg, rx_beam_deg, used: np.ndarray):
         """SNR (n_groups,), rate (n_groups,) bit/s and antenna strength (n_rx,); zeros where nothing serves."""
@@ -329,32 +364,35 @@ class NtnCell:
     def _services(self, above: list[Pass]) -> list[Service]:
         cycle_s = self.cycle_slots * self.slot_s
         n_cycles = math.ceil(self._observed_slots / self.cycle_slots)
-        return [self._service(p, first, end) for p, first, end in turns(above, cycle_s, n_cycles)]
+        return [
+            self._service(
+                Orbit(self.sky, p.satellite_index),
+                p.satellite_index,
+                p.number,
+                first * self.cycle_slots,
+                end * self.cycle_slots,
+            )
+            for p, first, end in turns(above, cycle_s, n_cycles)
+        ]
 
-    def _service(self, pass_: Pass, first_cycle: int, end_cycle: int) -> Service:
-        first, end = first_cycle * self.cycle_slots, end_cycle * self.cycle_slots
-        i = pass_.satellite_index
-        alone = replace(
-            self.sky,
-            satellites=self.sky.satellites[i : i + 1],
-            coefficients_m=self.sky.coefficients_m[i : i + 1],
-            error_code=self.sky.error_code[i : i + 1],
-        )
+    def _service(self, orbit: Orbit, index: int, number: int, first: int, end: int) -> Service:
         slot = np.arange(first, end)
-        position_m, velocity_m_s = (states[0] for states in alone.state(slot * self.slot_s))
-        middle = alone.state(np.minimum(slot + self.cycle_slots / 2, end) * self.slot_s)
+        position_m, velocity_m_s = orbit.state(slot * self.slot_s)
+        middle = orbit.state(np.minimum(slot + self.cycle_slots / 2, end) * self.slot_s)
+        now = pointing(position_m, velocity_m_s, self.site)
         return Service(
-            index=i,
-            number=pass_.number,
+            index=index,
+            orbit=orbit,
+            number=number,
             first=first,
             end=end,
             position_m=position_m,
-            now=pointing(position_m, velocity_m_s, self.site),
-            middle_tx_deg=pointing(middle[0][0], middle[1][0], self.site).tx_beam_deg,
+            now=replace(now, rx_beam_deg=np.clip(now.rx_beam_deg, 0.0, 180.0)),  # old elements may be below the horizon
+            middle_tx_deg=np.clip(pointing(*middle, self.site).tx_beam_deg, 0.0, 180.0),
         )
 
     def _default_beam_deg(self, agent: str) -> np.ndarray:
-        service = self._serving(self.slot)
+        service = self._serving(self.slot, self._told[self._told_at[self.slot]])
         if service is None:
             return np.array(BORESIGHT_DEG)
         beams_deg = service.middle_tx_deg if agent == "leo" else service.now.rx_beam_deg
