@@ -168,7 +168,6 @@ def run(
     """Fly a scenario: in lock-step, or in real time with a process on each seat; then a table, and the run folder."""
     from hil import launch
     from twin.record import Record, new_folder
-    from twin.runner import run as run_here
     from twin.scenario import EXTERNAL, load
 
     loaded = load(
@@ -181,11 +180,8 @@ def run(
     picture = Picture(loaded)
     try:
         with picture:
-            if there:
-                record = launch.run(loaded, out=folder, bind=bind, watch=picture.watch, say=picture.say)
-            else:
-                picture.say("compiling and building the world")
-                record = run_here(loaded, out=folder, watch=picture.watch)
+            picture.say("compiling and building the world")
+            record = launch.run(loaded, None, folder, bind, picture.watch, picture.say, processes=there)
     except KeyboardInterrupt:
         err.print("stopped")
         if fresh and (folder / "meta.json").exists():
@@ -326,6 +322,7 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
         "at least m in any k": [_verdict(a) for a in agents],
         "reward per cycle": ["-" if a.reward_mean is None else f"{a.reward_mean:.2f}" for a in agents],
         "signals sent, kB": [f"{a.signalling_bytes / 1e3:.1f}" for a in agents],
+        "age of information, s: mean, max": [_age(a) for a in agents],
         "updates learned, not ready": [f"{a.weights}, {a.learning_misses}" for a in agents],
     }.items():
         cycles.add_row(label, *values)
@@ -338,7 +335,25 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
     times.add_row("  unaccounted", *(cell for a in agents for cell in _cells(a.unaccounted_us)))
     times.add_row("learning, beside the path", *(cell for a in agents for cell in _cells(a.learn_us)))
     about = f"{result.scenario}: {result.slots} slots, clock {result.clock}, seed {result.seed}; means of the run"
-    return [(about, head), (f"control cycles{overruns}", cycles), ("microseconds from the scheduled release", times)]
+    shown = [(about, head), (f"control cycles{overruns}", cycles), ("microseconds from the scheduled release", times)]
+    return [*shown, ("faults", _faults(result))] if result.faults else shown
+
+
+def _faults(result: latency.LatencyReport) -> Table:
+    """One row per fault and agent it was for; recovery is in cycles that were missed after its end."""
+    table = _table("", "slots", "agent", "messages hit", "missed", "recovery")
+    for fault in result.faults:
+        when = f"{fault.first_slot} to {fault.last_slot}" if fault.comes else "did not come"
+        for name, hit in fault.hits.items() or [(fault.agent or "-", None)]:
+            cells = (hit.messages, hit.misses, hit.cycles_to_recovery) if hit else (None, None, None)
+            table.add_row(fault.kind, when, name, *("-" if cell is None else str(cell) for cell in cells))
+    return table
+
+
+def _age(agent: latency.AgentLatency) -> str:
+    age = agent.age_of_information
+    mean_s, max_s = (age.to_dict()["s"][name] for name in ("mean", "max"))
+    return "-" if mean_s is None else f"{mean_s:.3g}, {max_s:.3g}"
 
 
 def _table(*columns: str) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hil.recovery import Age, FaultReport, age_of_information, faults
 from twin.record import SOURCES, STATUSES, Record
 from twin.units import NS_PER_US
 
@@ -81,6 +82,7 @@ class AgentLatency:
     components_us: dict[str, Spread]
     accounted_share: float | None
     first_response_us: float | None
+    age_of_information: Age
 
     @property
     def on_time(self) -> int:
@@ -124,6 +126,7 @@ class AgentLatency:
             "order_wait_us": self.order_wait_us.brief(),
             "learn_us": self.learn_us.brief(),
             "components_us": {name: spread.brief() for name, spread in self.components_us.items()},
+            "age_of_information": self.age_of_information.to_dict(),
         }
 
 
@@ -142,6 +145,7 @@ class LatencyReport:
     twin_overruns: int | None
     agents: dict[str, AgentLatency]
     measures: dict[str, float] = field(default_factory=dict)
+    faults: list[FaultReport] = field(default_factory=list)
 
     def __getitem__(self, agent: str) -> AgentLatency:
         return self.agents[agent]
@@ -160,6 +164,7 @@ class LatencyReport:
             "twin_overruns": self.twin_overruns,
             "measures": self.measures,
             "agents": {name: agent.to_dict() for name, agent in self.agents.items()},
+            "faults": [fault.to_dict() for fault in self.faults],
         }
 
 
@@ -180,6 +185,7 @@ def report(record: Record) -> LatencyReport:
         twin_overruns=None if overruns is None else len(overruns),
         agents={name: _agent(record, name, written) for name in meta["agents"]},
         measures=_measures(record, written),
+        faults=faults(record),
     )
 
 
@@ -244,6 +250,7 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
         components_us=components,
         accounted_share=float(np.median(share[answered])) if answered.any() else None,
         first_response_us=_number(response[~later]),
+        age_of_information=age_of_information(record, name),
     )
 
 

@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect as types
 
+from twin.faults import CONTROLLER, LINK, SKY
 from twin.scenario import CONTROLLERS, OWN, WORLDS, Scenario, Seating, shipped
 
 UNITS = {  # the last part of a key's name
     "s": "s",
     "deg": "deg",
     "m": "m",
+    "km": "km",
     "hz": "Hz",
     "db": "dB",
     "dbi": "dBi",
@@ -77,6 +79,7 @@ def scenario_page() -> str:
         "- `compute_scale` works under `realtime` only; see [hil.md](hil.md).\n"
         "- Options may also stand in a table of their own, `options = { ... }`. Those of an `external` seat must, and "
         "travel with the welcome to whoever comes.",
+        *_fault_sections(),
         "## Options of the controllers that ship",
         "Equations in brackets are the paper's; a repair is explained in "
         "[decisions/0009](decisions/0009-repaired-learning-is-the-default.md).",
@@ -93,6 +96,23 @@ def scenario_page() -> str:
         "there before. The record of a run holds the scenario as resolved, every default filled in.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _fault_sections() -> list[str]:
+    parts = [
+        "## `[[faults]]`: what goes wrong, and when",
+        "A list of tables, each with its `kind`. A fault lasts for every slot that its interval touches. What is left "
+        "to chance is drawn from the scenario's seed. What each does is in [hil.md](hil.md#faults).",
+    ]
+    for title, kinds in (("a link", LINK), ("a controller", CONTROLLER), ("the sky", SKY)):
+        rows = {kind: _rows(kind) for kind in kinds}
+        shared = [row for row in rows[kinds[0]] if all(row in others for others in rows.values())]
+        parts += [f"### Faults of {title}", _table(shared)]
+        for kind in kinds:
+            own = [row for row in rows[kind] if row not in shared]
+            parts += [f'`kind = "{kind.__struct_config__.tag}"`: {inspect.getdoc(kind)}']
+            parts += [_table(own)] if own else []
+    return parts
 
 
 def _world_section(world: str, module_name: str) -> list[str]:
