@@ -170,6 +170,8 @@ def run(
         say("starting " + ", ".join(f"{name} ({scenario.seating(name).controller})" for name in seats))
         hub.gather(scenario.seat_wait_s)
         crew.started = True
+        record.defer()
+        hub.idle = record.write_until
         gc.collect()
         gc.freeze()
         seatings = {a.name: scenario.seating(a.name) for a in world.agents}
