@@ -9,7 +9,7 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from hil import wire
 from hil.clock import SPIN_NS
 from twin.errors import SeatEmpty, TwinError, WireError
 from twin.runner import check_action
-from twin.types import Action, Agent, Answer, Observation
+from twin.types import Action, Agent, Answer, Observation, Outcome
 from twin.units import NS_PER_MS, NS_PER_S
 
 CLOCK_ID = "monotonic"
@@ -32,6 +32,7 @@ FOR_EVER_NS = 2**60
 KEPT = 32  # cycles remembered, to tell a duplicate and a late answer from a stale one
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
+WATCHERS = "twin"  # topics that belong to no seat
 READ_AT_ONCE = 64  # messages read after the time is there, so that a flood cannot hold the loop up
 Event = Callable[..., None]
 
@@ -179,9 +180,9 @@ class Hub:
             self._doubt_until_ns = time.monotonic_ns() + DOUBT_NS  # a watcher left, or a controller
         self.look_soon()
 
-    def subscribed(self, agent: str) -> bool:
+    def subscribed(self, agent: str, kind: str = "observation") -> bool:
         """Whether anybody listens to what this agent is told."""
-        topic = f"{agent}.observation".encode()
+        topic = f"{agent}.{kind}".encode()
         return any(topic.startswith(prefix) for prefix in self._topics)
 
     def _incoming(self, frames: list[bytes]) -> None:
@@ -256,6 +257,25 @@ class Hub:
         sent_ns = time.monotonic_ns()
         self._out.send_multipart(frames, zmq.NOBLOCK)
         return sent_ns
+
+    def tell_slot(self, slot: int, slot_s: float, outcome: Outcome, tally: Mapping[str, Mapping[str, int]]) -> None:
+        """Publish what a slot brought, if anybody watches."""
+        if not self.subscribed(WATCHERS, "slot"):
+            return
+        rewards = {name: float(reward) for name, reward in outcome.reward.items()}
+        counts = {name: dict(counts) for name, counts in tally.items()}
+        t_sim_ns, measures = round(slot * slot_s * NS_PER_S), wire.pack(outcome.measures)
+        self.send(
+            WATCHERS,
+            "slot",
+            wire.Slot(self.run, slot, t_sim_ns, time.monotonic_ns(), CLOCK_ID, rewards, measures, counts),
+        )
+
+    def tell_event(self, event: Mapping[str, Any]) -> None:
+        """Publish an event of the record, if anybody watches."""
+        if self.subscribed(WATCHERS, "event"):
+            what = {key: value for key, value in event.items() if key not in ("event", "t_mono_ns")}
+            self.send(WATCHERS, "event", wire.Event(self.run, event["event"], event["t_mono_ns"], what))
 
     def gather(self, wait_s: float) -> None:
         """Wait until every seat is taken and ready. Raises SeatEmpty naming one that is not, and how to take it."""

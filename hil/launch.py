@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ def run(
     except BaseException:
         hub.close()
         raise
-    hub.event = record.event
+    hub.event, record.tell = record.event, hub.tell_event
     crew = Crew(record.folder, record.event, lambda agent: hub.seats[agent].leave("its process ended"))
     hub.alive = crew.look
     ticking = _clock(clock_name, scenario, world, gate, hub.nap, hub.listen)
@@ -175,7 +175,13 @@ def run(
         gc.collect()
         gc.freeze()
         seatings = {a.name: scenario.seating(a.name) for a in world.agents}
-        drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, watch)
+
+        def told(slot: int, outcome: Outcome, tally: Mapping[str, Mapping[str, int]]) -> None:
+            hub.tell_slot(slot, world.slot_s, outcome, tally)
+            if watch is not None:
+                watch(slot, outcome, tally)
+
+        drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, told)
         ended = "finished"
     except KeyboardInterrupt:
         ended, why = "interrupted", "stopped by the user"

@@ -62,6 +62,7 @@ class Record:
         self.slots: dict[str, np.ndarray] = {}
         self.decisions: dict[str, dict[str, np.ndarray]] = {name: {} for name in meta["agents"]}
         self.events: list[dict[str, Any]] = []
+        self.tell: Callable[[Mapping[str, Any]], None] = lambda event: None  # whoever else wants to hear of events
         if writing:
             self._trajectory = hashlib.sha256()
             self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
@@ -225,6 +226,7 @@ class Record:
     def event(self, kind: str, **what: Any) -> None:
         """Note an event, with the monotonic time it was noticed."""
         self.events.append({"event": kind, "t_mono_ns": time.monotonic_ns(), **what})
+        self.tell(self.events[-1])
         try:
             self._events.write(json.dumps(self.events[-1]) + "\n")
             self._events.flush()
