@@ -5,6 +5,7 @@ next release or for an answer, it waits in `listen`, which stamps each message a
 vanishes is noticed by its unsubscribe byte (XPUB) and confirmed by a probe the ROUTER cannot deliver.
 """
 
+import os
 import select
 import socket
 import time
@@ -28,6 +29,8 @@ DOUBT_NS = NS_PER_S  # after somebody unsubscribed, seats are probed for so long
 PROBE_EVERY_NS = NS_PER_S // 500
 LIVENESS_NS = NS_PER_S // 5  # how often somebody else's death is looked for while we wait
 CLIENT_STAMPS = ("waiting", "received", "decoded", "acted", "replied", "cpu_ns", "learn_ns")
+EAGER_NS = SPIN_NS if (os.cpu_count() or 1) > 1 else 0  # an answer is awaited so long without sleeping
+LAST_NS = 30_000  # before a release nothing else is done
 FOR_EVER_NS = 2**60
 KEPT = 32  # cycles remembered, to tell a duplicate and a late answer from a stale one
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
@@ -106,20 +109,31 @@ class Hub:
 
     # waiting
 
-    def listen(self, until_ns: int, enough: Callable[[], bool] = lambda: False) -> None:
-        """Read what comes, stamped as it comes, until the time is there or it is enough; always once after the time.
+    def listen(self, until_ns: int, enough: Callable[[], bool] | None = None) -> None:
+        """Read what comes, stamped as it comes, until the time is there or it is enough.
 
-        While it has time, it does what can be done at any time (`idle`).
+        While it has time, it does what can be done at any time (`idle`). Who waits for an answer (`enough`) is told of
+        one that came before the time: it is looked for once more after it. Who waits for the time alone has the end of
+        the wait to itself: a read in it would make the release late by as much.
         """
-        overdue = 0  # messages read after the time: a flood must not hold the loop up
+        looked = overdue = 0  # messages read after the time: a flood must not hold the loop up
+        eager_ns = time.monotonic_ns() + EAGER_NS if enough else 0
         while True:
             now = time.monotonic_ns()
             if now >= self._tend_ns:
                 self._tend(now)
-            done = enough()
-            over = done or now >= until_ns
-            read = self._read(now, now if over else until_ns)
-            overdue += read if over else 0
+            if enough is None:
+                if until_ns - now <= LAST_NS:
+                    while time.monotonic_ns() < until_ns:
+                        pass
+                    return
+            elif enough():
+                if not looked:  # a vacant seat is not waited for, but who says hello to it must be heard
+                    self._read(now, now, 0)
+                return
+            over = now >= until_ns
+            read = self._read(now, now if over else until_ns, eager_ns)
+            looked, overdue = 1, overdue + (read if over else 0)
             if over and (not read or overdue >= READ_AT_ONCE):
                 return
 
@@ -148,15 +162,22 @@ class Hub:
         if self._noted[kind] <= NOTED:
             self.event(kind, **what)
 
-    def _read(self, now: int, until_ns: int) -> int:
-        """Wait for a message, at most until shortly before a time, and read one of each socket; how many there were."""
+    def _read(self, now: int, until_ns: int, eager_ns: int) -> int:
+        """Wait for a message, at most until shortly before a time, and read one of each socket; how many there were.
+
+        Until eager_ns it waits awake: on an idle processor, to be woken costs more than most answers take.
+        """
         rest, nap_ns = until_ns - now, min(until_ns - SPIN_NS, self._tend_ns) - now
         ready = [] if rest > LIVENESS_NS else zmq.zmq_poll(self._both, 0)
         if not ready:
             self.looked_ns = now
             if rest > SPIN_NS:
                 self.idle(until_ns - SPIN_NS)
-            if nap_ns >= NS_PER_MS:
+            while not ready and nap_ns > 0 and time.monotonic_ns() < min(eager_ns, until_ns):
+                ready = zmq.zmq_poll(self._both, 0)
+            if ready:
+                nap_ns = 0
+            elif nap_ns >= NS_PER_MS:
                 ready = zmq.zmq_poll(self._both, nap_ns // NS_PER_MS)
             elif nap_ns > 0:  # finer than ZeroMQ's own wait; its descriptors tell of what comes from now on
                 select.select(self._fds, [], [], nap_ns / NS_PER_S)

@@ -70,6 +70,8 @@ class Record:
             self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
             self._deferring = False
             self._every = {name: agent["every"] for name, agent in meta["agents"].items()}
+            self._cells: dict[str, dict[str, memoryview]] = {name: {} for name in meta["agents"]}
+            self._headers: dict[tuple[str, np.dtype, tuple[int, ...]], bytes] = {}
 
     # writing
 
@@ -129,6 +131,9 @@ class Record:
                 columns[f"action.{field.name}"] = record._column(
                     place, f"action.{field.name}", (rows, *field.shape), field.dtype
                 )
+            cells = record._cells[agent.name]  # a store through a memoryview costs half of one through the array
+            cells.update({name: memoryview(columns[f"{name}_ns"]) for name in STAMPS})
+            cells.update({name: memoryview(columns[name]) for name in ("status", "source", *COUNTS)})
         record._save_meta()
         return record
 
@@ -175,10 +180,10 @@ class Record:
             self._trajectory.update(struct.pack("<d", seen.reward))
 
     def _write_decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
-        columns, row = self.decisions[agent], slot // self._every[agent]
-        columns["source"][row] = SOURCES.index(answer.source)
+        columns, cells, row = self.decisions[agent], self._cells[agent], slot // self._every[agent]
+        cells["source"][row] = SOURCES.index(answer.source)
         for name, count in answer.stamps.items():
-            columns[f"{name}_ns" if name in STAMPS else name][row] = count
+            cells[name][row] = count
         for name, value in in_force.items():
             columns[f"action.{name}"][row] = value
         self._take("action", agent, slot, in_force)
@@ -187,16 +192,16 @@ class Record:
             for to, arrays in answer.action.signals.items():
                 size += sum(value.nbytes for value in arrays.values())
                 self._write_signal(agent, to, slot, arrays)
-            columns["signal_bytes"][row] = size
-        columns["status"][row] = STATUSES.index(answer.status)  # last: it says that the row is whole
+            cells["signal_bytes"][row] = size
+        cells["status"][row] = STATUSES.index(answer.status)  # last: it says that the row is whole
         if answer.status == "invalid":
             self.event("invalid", agent=agent, slot=slot, reason=answer.reason[:MOST_WORDS])
 
     def _write_late(self, agent: str, slot: int, stamps: Mapping[str, int]) -> None:
-        columns, row = self.decisions[agent], slot // self._every[agent]
-        columns["status"][row] = STATUSES.index("late")
+        cells, row = self._cells[agent], slot // self._every[agent]
+        cells["status"][row] = STATUSES.index("late")
         for name, value in stamps.items():
-            columns[f"{name}_ns" if name in STAMPS else name][row] = value
+            cells[name][row] = value
 
     def _write_slot(self, slot: int, outcome: Outcome) -> None:
         if not self.slots:
@@ -264,12 +269,15 @@ class Record:
         return column
 
     def _take(self, kind: str, agent: str, slot: int, arrays: Arrays) -> None:
-        update = self._trajectory.update
-        update(f"{kind} {agent} {slot}".encode())
+        said = [f"{kind} {agent} {slot}".encode()]
         for name in sorted(arrays):
             value = np.asarray(arrays[name])
-            update(f"{name} {value.dtype.str} {value.shape}".encode())
-            update(value.tobytes())
+            what = (name, value.dtype, value.shape)
+            header = self._headers.get(what)
+            if header is None:  # its words cost more than a slot's bytes
+                header = self._headers[what] = f"{name} {value.dtype.str} {value.shape}".encode()
+            said += (header, value.tobytes())
+        self._trajectory.update(b"".join(said))
 
     def _write_signal(self, sender: str, receiver: str, slot: int, arrays: Arrays) -> None:
         packed = {name: {"dtype": v.dtype.name, "shape": v.shape, "data": v.tobytes()} for name, v in arrays.items()}

@@ -315,21 +315,24 @@ def drive(
             for slot, answer in too_late[a.name]:
                 record.late(a.name, slot, answer.stamps)
 
+    ranks = [list(rank) for _, rank in groupby(agents, key=lambda a: a.order)]
+    delayed = [a for a in agents if a.delay]
     slot, done = 0, False
     try:
         while slot < slots and not done:
             clock.start(slot)
-            for a in agents:  # due at this release: before anybody is waited for
+            for a in delayed:  # due at this release: before anybody is waited for
                 asked = slot - a.delay
-                if a.delay and asked >= 0 and asked % a.every == 0:
+                if asked >= 0 and asked % a.every == 0:
                     settle(a, asked, slot)
             start_ns, follower = 0, False
             flight_s: dict[str, float] = {}
-            for _, rank in groupby(agents, key=lambda a: a.order):
+            for rank in ranks:
                 due_now = [a for a in rank if slot % a.every == 0]
                 if not due_now:
                     continue
-                release_ns = clock.release_ns(slot, follower, max(flight_s.get(a.name, 0.0) for a in due_now))
+                flies_s = max(flight_s.get(a.name, 0.0) for a in due_now) if flight_s else 0.0
+                release_ns = clock.release_ns(slot, follower, flies_s)
                 start_ns = start_ns or release_ns
                 for a in due_now:
                     post(a, slot, release_ns, start_ns)
