@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import msgspec
 from hil import wire
 from hil.clock import RealTime
 from hil.hub import Hub, There, facts_of
+from hil.keys import TwinKeys
+from hil.offset import CLOCK_ID
 from twin.errors import ControllerError, ScenarioError
 from twin.record import Record, new_folder
 from twin.runner import LockStep, Watch, describe, drive
@@ -40,8 +42,8 @@ class Crew:
         self._processes: dict[str, subprocess.Popen] = {}
         self._groups: list[int] = []
 
-    def start(self, agent: str, controller: str, address: str) -> None:
-        """Start a controller on a seat."""
+    def start(self, agent: str, controller: str, address: str, keys: Mapping[str, str] | None = None) -> None:
+        """Start a controller on a seat; keys are what its environment needs to be let in (Hub.hire)."""
         self.folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "hil", controller, agent, address]
         with self._log(agent).open("wb") as log:
@@ -50,7 +52,7 @@ class Crew:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **ONE_THREAD},
+                env={**os.environ, **ONE_THREAD, **(keys or {})},
                 start_new_session=True,
             )
         self._groups.append(self._processes[agent].pid)
@@ -115,6 +117,7 @@ def run(
     bind: str | None = None,
     watch: Watch | None = None,
     say: Callable[[str], None] = lambda text: None,
+    keys: TwinKeys | None = None,
 ) -> Record:
     """Fly a scenario with a process on each seat; "external" seats are awaited.
 
@@ -123,6 +126,7 @@ def run(
     bind    the address controllers connect to; None: a free port, or tcp://127.0.0.1:5555 when a seat is external
     watch   called after each slot with its outcome and the tally of cycles; must return at once
     say     told what is going on before the clock starts, for a person to read
+    keys    hil.keys.for_twin(...): encrypt the wire and let in only who is on the list; a must beyond this machine
 
     Returns the record. Raises ScenarioError, ControllerError, SeatEmpty before the start, RunBroken after it; whatever
     was recorded by then stays readable.
@@ -134,7 +138,8 @@ def run(
     outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
     run_id = uuid.uuid4().hex
     meta = describe(scenario, world, clock_name, "there") | {"run_id": run_id, "rt_factor": scenario.rt_factor}
-    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None))
+    meta |= {"clock_id": CLOCK_ID, "encrypted": keys is not None}
+    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None), keys=keys)
     try:
         record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario.text)
     except BaseException:
@@ -150,9 +155,9 @@ def run(
         record.prepare(_warm_up(world, scenario.seed))
         for name in seats:
             if name in outside:
-                say(f"waiting for seat {name!r}: ntn-twin control MODULE:CLASS --agent {name} --connect {hub.address}")
+                say(f"waiting for seat {name!r}: {hub.how_to_take(name)}")
             else:
-                crew.start(name, scenario.seating(name).controller, hub.address)
+                crew.start(name, scenario.seating(name).controller, hub.here, hub.hire(name))
         say("starting " + ", ".join(f"{name} ({scenario.seating(name).controller})" for name in seats))
         hub.gather(scenario.seat_wait_s)
         crew.started = True
@@ -184,7 +189,14 @@ def run(
 def _close(record: Record, hub: Hub, ticking: LockStep | RealTime, ended: str, why: str) -> None:
     overruns = ticking.overrun_slots if isinstance(ticking, RealTime) else None
     messages = {
-        name: {"stale": s.stale, "duplicates": s.duplicates, "client": s.client} for name, s in hub.seats.items()
+        name: {
+            "stale": s.stale,
+            "duplicates": s.duplicates,
+            "client": s.client,
+            "clock_id": s.clock_id,
+            **({"key": s.key_name} if hub.keys else {}),
+        }
+        for name, s in hub.seats.items()
     }
     record.close(ended, why, overrun_slots=overruns, messages=messages, refused=hub.refused)
 
