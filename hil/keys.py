@@ -16,6 +16,7 @@ import struct
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import zmq
@@ -122,13 +123,17 @@ def keygen(name: str, folder: str | Path = ".") -> tuple[Path, Path]:
     for path in texts:
         if path.exists():
             raise WireError(f"key file {path} exists; a key is never written over, choose another name or folder")
+    made: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, (text, mode) in texts.items():
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+                made.append(path)
                 file.write(text)
     except OSError as error:
-        raise WireError(f"key file {path} cannot be written: {error.strerror}") from None
+        for path in made:  # half a pair is of no use
+            path.unlink()
+        raise WireError(f"a key pair cannot be written in {folder}: {error.strerror}") from None
     return secret, public
 
 
@@ -160,7 +165,7 @@ def read_public(path: str | Path) -> str:
 
 
 class AllowList:
-    """The file of keys that may come in: one `NAME KEY [SEAT,SEAT]` a line; lines that begin with # are comments.
+    """The file of keys that may come in: one `NAME KEY [SEAT,SEAT]` a line; # begins a comment.
 
     It is read again when it has changed: an added line lets somebody in, a removed one keeps him out from then on.
     clients  by public key
@@ -197,12 +202,12 @@ class AllowList:
 def _clients(text: str, path: str | Path) -> dict[str, Client]:
     found: dict[str, Client] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
+        words = list(takewhile(lambda word: not word.startswith("#"), line.split()))  # no Z85 of 32 bytes begins so
+        if not words:
             continue
         where = f"{path}, line {number}"
         if len(words) not in (2, 3) or not NAME.fullmatch(words[0]):
-            raise WireError(f"{where}: expected NAME KEY, or NAME KEY SEAT,SEAT; comments are lines that begin with #")
+            raise WireError(f"{where}: expected NAME KEY, or NAME KEY SEAT,SEAT; a comment begins with #")
         key = _key(words[1], where, "public")
         if key in found:
             raise WireError(f"{where}: this key is there already, as {found[key].name!r}")
@@ -261,7 +266,7 @@ class Door:
 
     def hire(self, agent: str) -> Mapping[str, str]:
         """Keys for a controller that the twin starts, good for this run and this seat: what its environment needs."""
-        pair = KeyPair.new(f"started-for-{agent}")
+        pair = KeyPair.new("started-by-the-twin")
         self._hired[pair.public] = Client(pair.name, (agent,))
         return {ENVIRONMENT: f"{pair.name} {pair.public} {pair.secret} {self.keys.pair.public}"}
 
