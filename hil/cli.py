@@ -356,6 +356,8 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
         "updates learned, not ready": [f"{a.weights}, {a.learning_misses}" for a in agents],
     }.items():
         cycles.add_row(label, *values)
+    if any(a.clock_offset_us is not None for a in agents):
+        cycles.add_row("its clock is ahead, s", *(_ahead(a) for a in agents))
     times = _table("", *(f"{name} {q}" for name in result.agents for q in ("p50", "p99", "max")))
     rows = {"response": "response_us", "slack before the deadline": "slack_us", "order wait": "order_wait_us"}
     for label, field in rows.items():
@@ -379,6 +381,12 @@ def _verdict(agent: latency.AgentLatency) -> str:
     if agent.at_least is None:
         return "-"
     return f"{agent.at_least[0]} in {agent.at_least[1]} {'held' if agent.at_least_held else 'BROKEN'}"
+
+
+def _ahead(agent: latency.AgentLatency) -> str:
+    if agent.clock_offset_us is None or agent.clock_uncertainty_us is None:
+        return "-"
+    return f"{agent.clock_offset_us / 1e6:.6f} +- {agent.clock_uncertainty_us / 1e6:.6f}"
 
 
 def _cells(spread: latency.Spread) -> list[str]:

@@ -44,9 +44,9 @@ def offset(
     sent_ns, arrived_ns      (n,) int64  on the twin's clock; in order of `sent`
     received_ns, replied_ns  (n,) int64  on the controller's; 0 where somebody did not stamp, here or there
 
-    Returns two (n,) float64, ns; None where no cycle has all four. Error: within the uncertainty while the clocks drift
-    apart by less than DRIFT; a cycle that contradicts this (a clock was set) is judged by its own four stamps. Source:
-    the four stamps of RFC 5905, section 8, as intervals that are intersected (Marzullo & Owicki 1983).
+    Returns (n,) int64 and (n,) float64, ns; None where no cycle has all four. Error: within the uncertainty while the
+    clocks drift apart by less than DRIFT; a cycle that contradicts this (a clock was set) is judged by its own four
+    stamps. Source: those of RFC 5905, section 8, as intervals that are intersected (Marzullo & Owicki 1983).
     """
     whole = (sent_ns > 0) & (received_ns > 0) & (replied_ns > 0) & (arrived_ns > 0)
     whole &= received_ns - sent_ns >= replied_ns - arrived_ns  # a negative round trip is nobody's
@@ -59,7 +59,7 @@ def offset(
     upper, lower = _carried(most, apart), -_carried(-least, apart)
     broken = whole & (upper < lower)
     upper, lower = np.where(broken, most, upper), np.where(broken, least, lower)
-    return about + (upper + lower) / 2, np.abs(upper - lower) / 2
+    return about + np.rint((upper + lower) / 2).astype(np.int64), np.abs(upper - lower) / 2
 
 
 def _carried(bound: np.ndarray, apart: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ def to_the_twins_clock(
         found = offset(*stamps)
         for name in CLIENT_INSTANTS:
             there = column[name][cycles]
-            on_ours = np.zeros_like(there) if found is None else there - np.rint(found[0]).astype(np.int64)
+            on_ours = np.zeros_like(there) if found is None else there - found[0]
             shifted[name] = shifted[name].copy()
             shifted[name][cycles] = np.where(there > 0, on_ours, 0)
         if found is not None:
