@@ -35,3 +35,4 @@ examples:
 
 docs:  ## write the generated pages again
 	$(PYTHON) -m twin.schema > docs/scenario.md
+	$(PYTHON) -m hil.schema > docs/wire.schema.json

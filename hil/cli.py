@@ -19,7 +19,7 @@ from rich.table import Table
 
 from hil import latency
 from hil.picture import Picture
-from twin.errors import ScenarioError, TwinError
+from twin.errors import ScenarioError, TwinError, WireError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
 err = Console(stderr=True, highlight=False)
@@ -163,6 +163,8 @@ def run(
         str | None,
         typer.Option(help="address controllers connect to; default: tcp://127.0.0.1:5555 when a seat is external"),
     ] = None,
+    keys: Annotated[Path | None, typer.Option(help="the twin's .secret file; see `ntn-twin keygen`")] = None,
+    allow: Annotated[Path | None, typer.Option(help="with --keys: the file of public keys that may connect")] = None,
     processes: Annotated[
         bool, typer.Option("--processes", help="lockstep, virtual: a process per seat; realtime always has them")
     ] = False,
@@ -179,14 +181,19 @@ def run(
     """
     from hil import gate as gates
     from hil import launch
+    from hil.keys import for_twin
     from twin.record import Record, new_folder
     from twin.scenario import EXTERNAL, load
 
     loaded = load(
         scenario, {**_overrides(set_), **_direct(clock=clock, rt_factor=rt_factor, seed=seed), **_seats(seat)}
     )
+    if (keys is None) != (allow is None):
+        raise WireError("--keys and --allow go together: the twin's own .secret file, and who may connect")
+    twin_keys = None if keys is None or allow is None else for_twin(keys, allow)
     folder = new_folder(loaded.name, out)
-    there = processes or loaded.clock == "realtime" or any(s.controller == EXTERNAL for s in loaded.agents.values())
+    outside = any(s.controller == EXTERNAL for s in loaded.agents.values())
+    there = processes or outside or loaded.clock == "realtime" or twin_keys is not None
     fresh = not folder.exists()
     signal.signal(signal.SIGTERM, _interrupt)
     picture, gate = Picture(loaded), gates.Gate(paused=True) if paused else None
@@ -194,7 +201,16 @@ def run(
         with picture:
             if gate is not None:
                 threading.Thread(target=gates.obey, args=(gate, sys.stdin, picture.say), daemon=True).start()
-            record = launch.run(loaded, None, folder, bind, picture.watch, picture.say, processes=there, gate=gate)
+            record = launch.run(
+                loaded,
+                out=folder,
+                bind=bind,
+                watch=picture.watch,
+                say=picture.say,
+                processes=there,
+                gate=gate,
+                keys=twin_keys,
+            )
     except KeyboardInterrupt:
         err.print("stopped")
         if fresh and (folder / "meta.json").exists():
@@ -214,15 +230,34 @@ def control(
     connect: Annotated[str, typer.Option(help="the twin's address")] = "tcp://127.0.0.1:5555",
     patience_s: Annotated[float, typer.Option(help="how long a twin may take to appear, s")] = 60.0,
     heartbeat_s: Annotated[float, typer.Option(help="offer a sign of life this often, s; 0: none")] = 0.0,
+    keys: Annotated[Path | None, typer.Option(help="our .secret file; see `ntn-twin keygen`")] = None,
+    server_key: Annotated[Path | None, typer.Option(help="with --keys: the twin's .public file")] = None,
 ) -> None:
     """Take a seat of a running twin with a controller, and answer until the run is over."""
     from hil.host import serve
+    from hil.keys import for_client
 
+    if (keys is None) != (server_key is None):
+        raise WireError("--keys and --server-key go together: our own .secret file, and the twin's .public file")
+    client_keys = None if keys is None or server_key is None else for_client(keys, server_key)
     try:
-        answered = serve(controller, agent, connect, patience_s, heartbeat_s)
+        answered = serve(controller, agent, connect, patience_s, heartbeat_s, keys=client_keys)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     err.print(f"seat {agent!r}: {answered} observations answered")
+
+
+@app.command()
+def keygen(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="whose key it is, e.g. twin or ue-board")],
+    folder: Annotated[Path, typer.Option(help="where the two files go")] = Path("."),
+) -> None:
+    """Make a key pair: NAME.secret, which stays on this machine, and NAME.public, which others have to know."""
+    from hil import keys
+
+    secret, public = keys.keygen(name, folder)
+    typer.echo(f"{secret}  stays here; for --keys")
+    typer.echo(f"{public}  is handed out: a line of the twin's --allow file, or a controller's --server-key")
 
 
 @app.command()
@@ -338,6 +373,8 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
         "updates learned, not ready": [f"{a.weights}, {a.learning_misses}" for a in agents],
     }.items():
         cycles.add_row(label, *values)
+    if any(a.clock_offset_us is not None for a in agents):
+        cycles.add_row("its clock is ahead, s", *(_ahead(a) for a in agents))
     times = _table("", *(f"{name} {q}" for name in result.agents for q in ("p50", "p99", "max")))
     rows = {"response": "response_us", "slack before the deadline": "slack_us", "order wait": "order_wait_us"}
     for label, field in rows.items():
@@ -361,6 +398,12 @@ def _verdict(agent: latency.AgentLatency) -> str:
     if agent.at_least is None:
         return "-"
     return f"{agent.at_least[0]} in {agent.at_least[1]} {'held' if agent.at_least_held else 'BROKEN'}"
+
+
+def _ahead(agent: latency.AgentLatency) -> str:
+    if agent.clock_offset_us is None or agent.clock_uncertainty_us is None:
+        return "-"
+    return f"{agent.clock_offset_us / 1e6:.6f} +- {agent.clock_uncertainty_us / 1e6:.6f}"
 
 
 def _cells(spread: latency.Spread) -> list[str]:

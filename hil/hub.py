@@ -18,12 +18,13 @@ import zmq
 
 from hil import wire
 from hil.clock import SPIN_NS
+from hil.keys import LOOK_EVERY_NS, Door, TwinKeys
+from hil.offset import CLOCK_ID
 from twin.errors import SeatEmpty, TwinError, WireError
 from twin.runner import check_action
 from twin.types import Action, Agent, Answer, Observation, Outcome
 from twin.units import NS_PER_MS, NS_PER_S
 
-CLOCK_ID = "monotonic"
 WELCOME_EVERY_NS = NS_PER_S // 10
 DOUBT_NS = NS_PER_S  # after somebody unsubscribed, seats are probed for so long
 PROBE_EVERY_NS = NS_PER_S // 500
@@ -34,6 +35,7 @@ LAST_NS = 30_000  # before a release nothing else is done
 FOR_EVER_NS = 2**60
 KEPT = 32  # cycles remembered, to tell a duplicate and a late answer from a stale one
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
+EVERYWHERE = ("0.0.0.0", "*")
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
 WATCHERS = "twin"  # topics that belong to no seat
 READ_AT_ONCE = 64  # messages read after the time is there, so that a flood cannot hold the loop up
@@ -45,12 +47,19 @@ class Hub:
 
     address   where observations leave (hil.wire.endpoints); None lets the system choose a port on loopback
     event     called with a kind and details for everything worth a line in the record
+    keys      our key pair and who may come in; without them everybody may, so the address must be on this machine
     alive     called while waiting; raises what should end the wait (a dead child before the start)
     idle      called while waiting, with the time by which it must return, ns
     """
 
-    def __init__(self, run: str, address: str | None = None, event: Event = lambda kind, **what: None):
-        self.run, self.event = run, event
+    def __init__(
+        self,
+        run: str,
+        address: str | None = None,
+        event: Event = lambda kind, **what: None,
+        keys: TwinKeys | None = None,
+    ):
+        self.run, self.event, self.keys = run, event, keys
         self.alive: Callable[[], None] = lambda: None
         self.idle: Callable[[int], None] = lambda until_ns: None
         self.seats: dict[str, There] = {}
@@ -68,20 +77,29 @@ class Hub:
         self._out.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._in.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._in.setsockopt(zmq.RCVHWM, 1000)
+        self.door: Door | None = None
+        self._sender = ""  # public key of whoever sent the message we are reading; without keys, nobody's
         try:
+            if keys is not None:
+                self.door = Door(self._context, keys, self._stranger, self.note)
+                keys.lock(self._out)
+                keys.lock(self._in)
             self.address = self._bind(address)
         except BaseException:
             self.close()
             raise
         self._both = [(self._in, zmq.POLLIN), (self._out, zmq.POLLIN)]
+        self._calm_ns = LIVENESS_NS if self.door is None else LOOK_EVERY_NS
+        self._receive = self._in.recv_multipart if self.door is None else self._receive_and_know
         self._fds = [int(each.getsockopt(zmq.FD)) for each in (self._out, self._in)]
 
     def _bind(self, address: str | None) -> str:
         if address is not None:
             out, into = wire.endpoints(address)
-            if not out.startswith(LOOPBACK):
+            if not out.startswith(LOOPBACK) and self.keys is None:
                 raise WireError(
-                    f"cannot listen on {out}: nothing is encrypted yet, so only 127.0.0.1 or ipc:// are allowed"
+                    f"cannot listen on {out} without keys, or anybody could take a seat: make them with ntn-twin "
+                    "keygen and give --keys and --allow, or stay on 127.0.0.1 or ipc://"
                 )
             for each, place in ((self._out, out), (self._in, into)):
                 if place.startswith("ipc://") and _answers(place.removeprefix("ipc://")):
@@ -105,7 +123,25 @@ class Hub:
         """Close both sockets; what was not sent is dropped."""
         self._out.close(0)
         self._in.close(0)
+        if self.door is not None:
+            self.door.close()
         self._context.term()
+
+    @property
+    def here(self) -> str:
+        """The address for who is on this machine."""
+        host, _, port = self.address.removeprefix("tcp://").rpartition(":")
+        return f"tcp://127.0.0.1:{port}" if host in EVERYWHERE else self.address
+
+    def hire(self, agent: str) -> Mapping[str, str]:
+        """What a controller that we start needs in its environment to be let in."""
+        return {} if self.door is None else self.door.hire(agent)
+
+    def how_to_take(self, agent: str) -> str:
+        """What to type where the controller is."""
+        address = self.address if self.here == self.address else self.here.replace("127.0.0.1", socket.gethostname())
+        keys = "" if self.keys is None else f" --keys NAME.secret --server-key {self.keys.pair.name}.public"
+        return f"ntn-twin control MODULE:CLASS --agent {agent} --connect {address}{keys}"
 
     # waiting
 
@@ -149,8 +185,10 @@ class Hub:
             if in_doubt:
                 seat.probe()  # its other connection may close a little later
             seat.tend(now)
+        if self.door is not None and self.door.look(now):
+            self._who_may_stay(self.door)
         restless = in_doubt or not all(seat.ready for seat in self.seats.values())
-        self._tend_ns = now + (PROBE_EVERY_NS if restless else LIVENESS_NS)
+        self._tend_ns = now + (PROBE_EVERY_NS if restless else self._calm_ns)
 
     def nap(self, wait_s: float) -> None:
         """Listen for some seconds."""
@@ -185,7 +223,7 @@ class Hub:
                 self.looked_ns = min(time.monotonic_ns(), now + nap_ns)  # whatever had come would have woken us
         for each, _ in ready:
             if each is self._in:
-                self._incoming(self._in.recv_multipart(zmq.NOBLOCK))
+                self._incoming(self._receive(zmq.NOBLOCK))
             else:
                 self._subscription(self._out.recv(zmq.NOBLOCK))
         return len(ready)
@@ -206,10 +244,30 @@ class Hub:
         topic = f"{agent}.{kind}".encode()
         return any(topic.startswith(prefix) for prefix in self._topics)
 
+    def _receive_and_know(self, flags: int) -> list[bytes]:
+        frames = self._in.recv_multipart(flags, copy=False)  # only such frames know whose they are
+        self._sender = str(frames[-1].get("User-Id"))
+        return [frame.bytes for frame in frames]
+
+    def _stranger(self, reason: str) -> None:
+        self.refused += 1
+        self.note("refused", agent="", reason=reason)
+
+    def _who_may_stay(self, door: Door) -> None:
+        """The allow-list has changed: a seat is vacant when its key may not have it any more."""
+        for name, seat in self.seats.items():
+            if seat.identity is not None and (reason := door.why_not(seat.key, name)):
+                identity = seat.identity
+                seat.leave(reason)
+                self._refuse(identity, name, reason)
+
     def _incoming(self, frames: list[bytes]) -> None:
         now = time.monotonic_ns()
         identity, body = frames[0], frames[-1]
         seat = next((s for s in self.seats.values() if s.identity == identity), None)
+        if seat is not None and seat.key != self._sender:  # it has gone, and another client calls its connection so
+            seat.leave("its connection closed")
+            seat = None
         try:
             if len(frames) != 2:
                 raise WireError(f"a message of {len(frames) - 1} frames, expected one")
@@ -241,11 +299,15 @@ class Hub:
         if hello.protocol != wire.PROTOCOL:
             self._refuse(identity, hello.agent, f"protocol {hello.protocol}, this twin speaks {wire.PROTOCOL}")
             return
+        if self.door is not None and (reason := self.door.why_not(self._sender, hello.agent)):
+            self._refuse(identity, hello.agent, reason)
+            return
         if seat.identity is not None and seat.identity != identity and seat.probe():
             self._refuse(identity, hello.agent, f"seat {hello.agent!r} is taken by {seat.client or 'somebody'}")
             return
         if seat.identity is None:
-            seat.sit(identity, hello)
+            client = None if self.door is None else self.door.client(self._sender)
+            seat.sit(identity, hello, self._sender, "" if client is None else client.name)
 
     def _refuse(self, identity: bytes, agent: str, reason: str) -> None:
         self.refused += 1
@@ -305,10 +367,7 @@ class Hub:
         for name, seat in self.seats.items():
             if not seat.taken:
                 state = "is not ready" if seat.identity is not None else "was not taken"
-                raise SeatEmpty(
-                    f"seat {name!r} {state} within {wait_s:g} s; take it with: "
-                    f"ntn-twin control MODULE:CLASS --agent {name} --connect {self.address}"
-                )
+                raise SeatEmpty(f"seat {name!r} {state} within {wait_s:g} s; take it with: {self.how_to_take(name)}")
 
     def stop(self, reason: str) -> None:
         """Tell every controller that the run is over."""
@@ -359,7 +418,8 @@ class There:
         self.hub, self.agent, self.others, self.welcome = hub, agent, others, welcome
         self.patience_s, self.compute_scale = patience_s, compute_scale
         self.identity: bytes | None = None
-        self.client = ""
+        self.client = self.clock_id = ""
+        self.key = self.key_name = ""  # public, of who sits here, and its name on the allow-list; empty without keys
         self.ready = False
         self.heard_ns = 0
         self.heartbeat_s = 0.0
@@ -376,13 +436,15 @@ class There:
         """Somebody sits here, listens, and is ready to answer."""
         return self.identity is not None and self.ready and self.hub.subscribed(self.agent.name)
 
-    def sit(self, identity: bytes, hello: wire.Hello) -> None:
+    def sit(self, identity: bytes, hello: wire.Hello, key: str = "", key_name: str = "") -> None:
         """Somebody said hello to an empty seat."""
+        self.key, self.key_name, self.clock_id = key, key_name, hello.clock_id[:100]
         self.identity, self.client, self.ready = identity, hello.client[:100], hello.ready
         self.heartbeat_s, self.heard_ns = hello.heartbeat_s, time.monotonic_ns()
         self._welcomed_ns = self._busy_until_ns = 0
         self.hub.look_soon()
-        self.hub.note("seated", agent=self.agent.name, client=self.client)
+        known = {"key": key_name} if key else {}
+        self.hub.note("seated", agent=self.agent.name, client=self.client, clock_id=self.clock_id, **known)
 
     def leave(self, why: str) -> None:
         """The seat is vacant from now on: whoever waits for it need not."""
@@ -500,7 +562,8 @@ class There:
         emulation_ns = self._emulated(stamps.get("cpu_ns", 0), now, cycle.due_ns)
         stamps |= {"arrived": now + emulation_ns, "emulation_ns": emulation_ns}
         in_doubt = self.hub.looked_ns + emulation_ns < cycle.due_ns < now + emulation_ns
-        if in_doubt and not cycle.settled and stamps.get("replied", 0) + emulation_ns <= cycle.due_ns:
+        replied = stamps.get("replied", 0) if self.clock_id in ("", CLOCK_ID) else 0  # another clock says nothing here
+        if in_doubt and not cycle.settled and replied + emulation_ns <= cycle.due_ns:
             stamps |= {"overrun": 1, "arrived": cycle.due_ns}  # we did not look in time: it counts for the controller
         action, reason = None, reply.reason
         if not reason:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hil.offset import to_the_twins_clock
 from twin.record import SOURCES, STATUSES, Record
 from twin.units import NS_PER_US
 
@@ -81,6 +82,8 @@ class AgentLatency:
     components_us: dict[str, Spread]
     accounted_share: float | None
     first_response_us: float | None
+    clock_offset_us: float | None
+    clock_uncertainty_us: float | None
 
     @property
     def on_time(self) -> int:
@@ -120,6 +123,8 @@ class AgentLatency:
             "weights": self.weights,
             "accounted_share": self.accounted_share,
             "first_response_us": self.first_response_us,
+            "clock_offset_us": self.clock_offset_us,
+            "clock_uncertainty_us": self.clock_uncertainty_us,
             **{name: getattr(self, name).brief() for name in spreads},
             "order_wait_us": self.order_wait_us.brief(),
             "learn_us": self.learn_us.brief(),
@@ -204,6 +209,7 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
     settled = np.flatnonzero(columns["status"])
     column = {key: np.asarray(value[settled]) for key, value in columns.items() if not key.startswith("action.")}
     realtime = record.meta["clock"] != "lockstep"
+    column, offset_us, uncertainty_us = to_the_twins_clock(record, name, column)
     parts = _parts_us(column, realtime)
     response = parts.pop("response")
     unaccounted = np.round(response - np.nansum(list(parts.values()), axis=0), 3) + 0.0  # stamps are whole ns; no -0
@@ -244,6 +250,8 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
         components_us=components,
         accounted_share=float(np.median(share[answered])) if answered.any() else None,
         first_response_us=_number(response[~later]),
+        clock_offset_us=offset_us,
+        clock_uncertainty_us=uncertainty_us,
     )
 
 

@@ -19,7 +19,9 @@ from hil import wire
 from hil.clock import RealTime, Virtual, sleep_until
 from hil.gate import Gate
 from hil.hub import Hub, There, facts_of
+from hil.keys import TwinKeys
 from hil.modelled import Modelled, model_of
+from hil.offset import CLOCK_ID
 from twin.errors import ControllerError, ScenarioError
 from twin.record import Record, new_folder
 from twin.runner import LockStep, Watch, describe, drive
@@ -43,8 +45,8 @@ class Crew:
         self._processes: dict[str, subprocess.Popen] = {}
         self._groups: list[int] = []
 
-    def start(self, agent: str, controller: str, address: str) -> None:
-        """Start a controller on a seat."""
+    def start(self, agent: str, controller: str, address: str, keys: Mapping[str, str] | None = None) -> None:
+        """Start a controller on a seat; keys are what its environment needs to be let in (Hub.hire)."""
         self.folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "hil", controller, agent, address]
         with self._log(agent).open("wb") as log:
@@ -53,7 +55,7 @@ class Crew:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **ONE_THREAD},
+                env={**os.environ, **ONE_THREAD, **(keys or {})},
                 start_new_session=True,
             )
         self._groups.append(self._processes[agent].pid)
@@ -123,6 +125,7 @@ def run(
     say: Callable[[str], None] = lambda text: None,
     processes: bool = True,
     gate: Gate | None = None,
+    keys: TwinKeys | None = None,
 ) -> Record:
     """Fly a scenario with a process on each seat; "external" seats are awaited.
 
@@ -133,6 +136,7 @@ def run(
     say        told what is going on before the clock starts, for a person to read
     processes  False: controllers in this process, not in real time
     gate       pauses and steps the run, not in real time
+    keys       hil.keys.for_twin(...): encrypt the wire and let in only who is on the list; a must beyond this machine
 
     Returns the record. Raises ScenarioError, ControllerError, SeatEmpty before the start, RunBroken after it; whatever
     was recorded by then stays readable.
@@ -146,8 +150,9 @@ def run(
         return run_here(scenario, out, watch, ticking, lambda a, seat: _judged(a, seat, scenario, ticking), world)
     outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
     run_id = uuid.uuid4().hex
-    meta = describe(scenario, world, clock_name, "there") | {"run_id": run_id}
-    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None))
+    meta = describe(scenario, world, clock_name, "there")
+    meta |= {"run_id": run_id, "clock_id": CLOCK_ID, "encrypted": keys is not None}
+    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None), keys=keys)
     try:
         record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario.text)
     except BaseException:
@@ -164,9 +169,9 @@ def run(
         record.prepare(_warm_up(world, scenario.seed))
         for name in seats:
             if name in outside:
-                say(f"waiting for seat {name!r}: ntn-twin control MODULE:CLASS --agent {name} --connect {hub.address}")
+                say(f"waiting for seat {name!r}: {hub.how_to_take(name)}")
             else:
-                crew.start(name, scenario.seating(name).controller, hub.address)
+                crew.start(name, scenario.seating(name).controller, hub.here, hub.hire(name))
         say("starting " + ", ".join(f"{name} ({scenario.seating(name).controller})" for name in seats))
         hub.gather(scenario.seat_wait_s)
         crew.started = True
@@ -242,7 +247,14 @@ def _judged(agent: Agent, seat: Seat, scenario: Scenario, clock: LockStep | Real
 def _close(record: Record, hub: Hub, ticking: LockStep | RealTime, ended: str, why: str) -> None:
     overruns = ticking.overrun_slots if isinstance(ticking, RealTime) else None
     messages = {
-        name: {"stale": s.stale, "duplicates": s.duplicates, "client": s.client} for name, s in hub.seats.items()
+        name: {
+            "stale": s.stale,
+            "duplicates": s.duplicates,
+            "client": s.client,
+            "clock_id": s.clock_id,
+            **({"key": s.key_name} if hub.keys else {}),
+        }
+        for name, s in hub.seats.items()
     }
     record.close(ended, why, overrun_slots=overruns, messages=messages, refused=hub.refused)
 

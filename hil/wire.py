@@ -47,13 +47,17 @@ class Spec(msgspec.Struct):
 
 
 class Hello(msgspec.Struct, tag_field="kind", tag="hello"):
-    """In: somebody wants a seat. ready: it can answer at once, without waiting for the welcome."""
+    """In: somebody wants a seat. ready: it can answer at once, without waiting for the welcome.
+
+    clock_id: the clock of its stamps (hil.offset.clock_id); empty: that of the twin.
+    """
 
     protocol: int
     agent: str
     client: str = ""
     ready: bool = False
     heartbeat_s: float = 0.0
+    clock_id: str = ""
 
 
 class Ready(msgspec.Struct, tag_field="kind", tag="ready"):

@@ -132,8 +132,8 @@ class Record:
                     place, f"action.{field.name}", (rows, *field.shape), field.dtype
                 )
             cells = record._cells[agent.name]  # a store through a memoryview costs half of one through the array
-            cells.update({name: memoryview(columns[f"{name}_ns"]) for name in STAMPS})
-            cells.update({name: memoryview(columns[name]) for name in ("status", "source", *COUNTS)})
+            cells.update({name: columns[f"{name}_ns"].data for name in STAMPS})
+            cells.update({name: columns[name].data for name in ("status", "source", *COUNTS)})
         record._save_meta()
         return record
 
