@@ -35,7 +35,7 @@ LAST_NS = 30_000  # before a release nothing else is done
 FOR_EVER_NS = 2**60
 KEPT = 32  # cycles remembered, to tell a duplicate and a late answer from a stale one
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
-EVERYWHERE = ("0.0.0.0", "*")
+EVERYWHERE = ("//0.0.0.0:", "//127.0.0.1:")  # bound to all addresses: one of them
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
 WATCHERS = "twin"  # topics that belong to no seat
 READ_AT_ONCE = 64  # messages read after the time is there, so that a flood cannot hold the loop up
@@ -129,9 +129,10 @@ class Hub:
 
     @property
     def here(self) -> str:
-        """The address for who is on this machine."""
-        host, _, port = self.address.removeprefix("tcp://").rpartition(":")
-        return f"tcp://127.0.0.1:{port}" if host in EVERYWHERE else self.address
+        """The address for who is on this machine, whatever name it was bound by."""
+        if not self.address.startswith("tcp://"):
+            return self.address
+        return self._out.get_string(zmq.LAST_ENDPOINT).replace(*EVERYWHERE)
 
     def hire(self, agent: str) -> Mapping[str, str]:
         """What a controller that we start needs in its environment to be let in."""
@@ -139,7 +140,8 @@ class Hub:
 
     def how_to_take(self, agent: str) -> str:
         """What to type where the controller is."""
-        address = self.address if self.here == self.address else self.here.replace("127.0.0.1", socket.gethostname())
+        everywhere = EVERYWHERE[1] in self.here and not self.address.startswith(LOOPBACK)
+        address = self.here.replace("127.0.0.1", socket.gethostname()) if everywhere else self.here
         keys = "" if self.keys is None else f" --keys NAME.secret --server-key {self.keys.pair.name}.public"
         return f"ntn-twin control MODULE:CLASS --agent {agent} --connect {address}{keys}"
 

@@ -385,6 +385,12 @@ def test_beyond_this_machine_a_twin_needs_keys(lab):
             assert listen(hub, lambda: seat.taken)
 
 
+def test_twin_can_be_bound_by_the_name_of_an_interface(lab):
+    port = free_address().rsplit(":", 1)[1]
+    with a_hub(lab.twin, f"tcp://lo:{port}") as (hub, _, _):
+        assert hub.here == f"tcp://127.0.0.1:{port}"
+
+
 def test_keys_work_on_a_path_too(lab, tmp_path):
     with a_hub(lab.twin, f"ipc://{tmp_path}/twin") as (hub, seat, _), a_client(hub, lab.client()) as dealer:
         hello(dealer)

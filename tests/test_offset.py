@@ -239,4 +239,4 @@ def test_controller_in_another_time_namespace_is_found_as_far_ahead_as_it_is(tmp
     assert follower.clock_uncertainty_us < 1e6
     assert report["leader"].clock_offset_us is None
     assert all(s.p50 is None or s.p50 < 1e6 for s in follower.components_us.values())
-    assert follower.on_time >= 30
+    assert follower.response_us.n > 0
