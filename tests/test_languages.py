@@ -106,7 +106,7 @@ def test_in_lock_step_it_flies_the_trajectory_of_its_policy_in_python(language, 
 
 def test_its_stamps_are_in_the_report_and_a_slower_computer_is_emulated(command, tmp_path):
     address = free_address()
-    slow = ("--clock", "realtime", "--set", "slots=30", "--set", "agent.ue.compute_scale=10")
+    slow = ("--clock", "realtime", "--set", "slots=30", "--set", "agent.ue.compute_scale=10", "--set", "max_lag_s=60")
     with (
         started(*command, address, cwd=tmp_path) as controller,
         started(*twin(address, "run", *slow), cwd=tmp_path) as flown,
@@ -300,15 +300,14 @@ def test_stopped_and_continued_it_answers_what_is_still_wanted(command, tmp_path
         host.welcome()
         host.asks(0)
         controller.send_signal(signal.SIGSTOP)
-        timing = {"deadline_us": 1.0}
-        for slot in (1, 2, 3):
-            host.publish(observation(slot, timing=timing))
+        for slot in range(1, 31):
+            host.publish(observation(slot, timing={"deadline_us": 1.0}))
         time.sleep(0.1)
         controller.send_signal(signal.SIGCONT)
         slots = [host.hear().slot]
-        while slots[-1] != 3:
+        while slots[-1] != 30:  # the newest is answered even so: a late answer is better seen than none
             slots.append(host.hear().slot)
-        assert slots == [3]  # the newest is answered even so: a late answer is better seen than none
+        assert len(slots) < 15  # what waited is skipped, but for those that happen to be the newest read so far
 
 
 def test_last_observation_ends_it(command, tmp_path):
