@@ -319,6 +319,80 @@ def check(
             console.print(f"  - {clause}")
 
 
+@app.command()
+def budget(
+    scenario: ScenarioName = "quickstart",
+    agent: Annotated[str, typer.Option(help="the seat whose computer, or deadline, is varied")] = "leo",
+    scales: Annotated[
+        str | None, typer.Option(metavar="1,2,4,...", help="computers so many times slower than this one")
+    ] = None,
+    scale_from: Annotated[float, typer.Option(help="without --scales: the first")] = 1.0,
+    scale_to: Annotated[float, typer.Option(help="the last")] = 128.0,
+    points: Annotated[int, typer.Option(min=2, help="how many, in equal ratios")] = 8,
+    windows: Annotated[
+        str | None, typer.Option(metavar="0.1,0.2,...", help="instead of the computer: parts of a slot to answer in")
+    ] = None,
+    refine: Annotated[int, typer.Option(min=0, help="so often, a point more between the knee's neighbours")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="runs per point, with seeds from the scenario's own on")] = 5,
+    clock: Annotated[str, typer.Option(help="virtual or realtime")] = "virtual",
+    tolerance: Annotated[float, typer.Option(help="part of the reward that may be lost before the knee")] = 0.05,
+    confidence: Annotated[float, typer.Option(help="of the intervals")] = 0.95,
+    set_: Set = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder; what is there of the same grid is not flown again; default: a new one")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="the folders of the runs, once they are read")] = True,
+    processes: Annotated[bool, typer.Option("--processes", help="virtual: a process per seat")] = False,
+    as_json: Json = False,
+) -> None:
+    """How slow may a computer be? Reward and rate against compute budget over seeds, the knee, a CSV and a plot."""
+    from hil import budget as grid
+    from twin.record import new_folder
+    from twin.scenario import load
+
+    loaded = load(scenario, _overrides(set_))
+    folder = new_folder(f"budget-{loaded.name}", out)
+    if windows is not None and scales is not None:
+        raise ScenarioError("--scales and --windows: one of the two is varied")
+    key, listed = ("window", windows) if windows is not None else ("compute_scale", scales)
+    if listed is None and not 0 < scale_from < scale_to:
+        raise ScenarioError(f"--scale-from must be more than 0 and less than --scale-to, got {scale_from:g}")
+    values = grid.scales(scale_from, scale_to, points) if listed is None else _numbers(listed)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    def say(text: str) -> None:
+        err.print(text, soft_wrap=True, markup=False)
+
+    try:
+        curve = grid.fly(
+            loaded, agent, values, folder, key, seeds, clock, tolerance, confidence, refine, processes, keep, say
+        )
+    except KeyboardInterrupt:
+        err.print(f"stopped; the same command with --out {folder} goes on where it was", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        _print_json({**curve.to_dict(), "folder": str(folder)})
+        return
+    head, rows = grid.table(curve)
+    shown = _table(*head)
+    for row in rows:
+        shown.add_row(*row)
+    console = Console(highlight=False)
+    about = f"{curve.scenario}: {agent} on clock {clock}, {seeds} seeds, {100 * confidence:g} % confidence"
+    console.print(about, style="bold", soft_wrap=True)
+    console.print(shown)
+    for sentence in grid.sentences(curve):
+        console.print(sentence, soft_wrap=True)
+    console.print(f"runs.csv, curve.csv and more are in {folder}", soft_wrap=True)
+
+
+def _numbers(listed: str) -> list[float]:
+    try:
+        return [float(word) for word in listed.split(",")]
+    except ValueError:
+        raise ScenarioError(f"a list of numbers is written 1,2,4, got {listed!r}") from None
+
+
 def _fits(controller: str, agent: str) -> bool:
     """The two learning controllers are made for one seat each; anything else is tried on all."""
     return {"rollout": "leo", "trpo": "ue"}.get(controller, agent) == agent
@@ -368,6 +442,7 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
         ],
         "longest run of misses": [str(a.longest_miss_run) for a in agents],
         "at least m in any k": [_verdict(a) for a in agents],
+        "over budget": [_over_budget(a) for a in agents],
         "reward per cycle": ["-" if a.reward_mean is None else f"{a.reward_mean:.2f}" for a in agents],
         "signals sent, kB": [f"{a.signalling_bytes / 1e3:.1f}" for a in agents],
         "updates learned, not ready": [f"{a.weights}, {a.learning_misses}" for a in agents],
@@ -382,6 +457,7 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
     for part in latency.COMPONENTS:
         times.add_row(f"  {part.replace('_', ' ')}", *(cell for a in agents for cell in _cells(a.components_us[part])))
     times.add_row("  unaccounted", *(cell for a in agents for cell in _cells(a.unaccounted_us)))
+    times.add_row("processor time, scaled", *(cell for a in agents for cell in _cells(a.cpu_us)))
     times.add_row("learning, beside the path", *(cell for a in agents for cell in _cells(a.learn_us)))
     about = f"{result.scenario}: {result.slots} slots, clock {result.clock}, seed {result.seed}; means of the run"
     return [(about, head), (f"control cycles{overruns}", cycles), ("microseconds from the scheduled release", times)]
@@ -404,6 +480,12 @@ def _ahead(agent: latency.AgentLatency) -> str:
     if agent.clock_offset_us is None or agent.clock_uncertainty_us is None:
         return "-"
     return f"{agent.clock_offset_us / 1e6:.6f} +- {agent.clock_uncertainty_us / 1e6:.6f}"
+
+
+def _over_budget(agent: latency.AgentLatency) -> str:
+    if agent.over_budget is None:
+        return "-"
+    return f"{agent.over_budget.cycles} of {agent.over_budget.of}"
 
 
 def _cells(spread: latency.Spread) -> list[str]:

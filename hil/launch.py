@@ -126,6 +126,7 @@ def run(
     processes: bool = True,
     gate: Gate | None = None,
     keys: TwinKeys | None = None,
+    world: World | None = None,
 ) -> Record:
     """Fly a scenario with a process on each seat; "external" seats are awaited.
 
@@ -137,13 +138,14 @@ def run(
     processes  False: controllers in this process, not in real time
     gate       pauses and steps the run, not in real time
     keys       hil.keys.for_twin(...): encrypt the wire and let in only who is on the list; a must beyond this machine
+    world      the scenario's, where it was built before
 
     Returns the record. Raises ScenarioError, ControllerError, SeatEmpty before the start, RunBroken after it; whatever
     was recorded by then stays readable.
     """
     clock_name = clock or scenario.clock
     _check(scenario, clock_name, processes, gate)
-    world = build(scenario)
+    world = world or build(scenario)
     if not processes:
         say("in this process: " + ", ".join(f"{a.name} ({scenario.seating(a.name).controller})" for a in world.agents))
         ticking = _clock(clock_name, scenario, world, gate, time.sleep)
