@@ -2,7 +2,7 @@
 
 PYTHON ?= python
 
-.PHONY: check format lint types contracts spelling docs-current tests test bench examples docs
+.PHONY: check format lint types contracts spelling docs-current tests test bench examples languages docs
 
 check: format lint types contracts spelling tests  ## what CI runs: under five minutes
 
@@ -31,7 +31,11 @@ bench:  ## timings with their thresholds; not part of check
 	$(PYTHON) -m pytest tests/bench -m "slow or not slow" -s --timeout=1800
 
 examples:
-	$(PYTHON) -m pytest tests/test_examples.py
+	$(PYTHON) -m pytest tests/test_examples.py tests/test_languages.py
+
+languages:  ## what examples/controller.js needs, beside it; controller.c needs Debian's libzmq3-dev and libmsgpack-dev
+	npm install --no-package-lock --no-audit --no-fund --prefix examples
 
 docs:  ## write the generated pages again
 	$(PYTHON) -m twin.schema > docs/scenario.md
+	$(PYTHON) -m hil.schema > docs/wire.schema.json

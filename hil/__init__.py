@@ -1,8 +1,8 @@
 """Everything that touches wall time or a socket: run a scenario with processes on its seats, or become one."""
 
-from hil import latency
+from hil import keys, latency
 from hil.host import serve
 from hil.latency import LatencyReport, report
 from hil.launch import run
 
-__all__ = ["LatencyReport", "latency", "report", "run", "serve"]
+__all__ = ["LatencyReport", "keys", "latency", "report", "run", "serve"]

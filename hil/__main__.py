@@ -3,6 +3,7 @@
 import sys
 
 from hil.host import serve
+from hil.keys import from_environment
 from twin.errors import TwinError
 
 
@@ -10,7 +11,7 @@ def main(arguments: list[str]) -> int:
     """Take the seat; a TwinError is one line on stderr, which the runner repeats, and its exit code."""
     controller, agent, address = arguments
     try:
-        serve(controller, agent, address)
+        serve(controller, agent, address, keys=from_environment())
     except TwinError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code

@@ -7,6 +7,7 @@ Tables and progress are for people; `--json` puts exactly one object on stdout f
 import json
 import signal
 import sys
+import threading
 import tomllib
 import warnings
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from hil import latency
 from hil.picture import Picture
-from twin.errors import ScenarioError, TwinError
+from twin.errors import ScenarioError, TwinError, WireError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
 err = Console(stderr=True, highlight=False)
@@ -146,8 +147,10 @@ def _passes(loaded: Any, hours: float | None, mask_deg: float | None) -> dict[st
 @app.command()
 def run(
     scenario: ScenarioName = "quickstart",
-    clock: Annotated[str | None, typer.Option(help="lockstep or realtime; default: the scenario's")] = None,
-    rt_factor: Annotated[float | None, typer.Option(help="realtime: simulated seconds per wall second")] = None,
+    clock: Annotated[str | None, typer.Option(help="lockstep, realtime or virtual; default: the scenario's")] = None,
+    rt_factor: Annotated[
+        float | None, typer.Option(help="realtime, virtual: simulated seconds per wall second")
+    ] = None,
     seat: Annotated[
         list[str] | None, typer.Option(metavar="AGENT=CONTROLLER", help="who sits there, e.g. ue=external; repeatable")
     ] = None,
@@ -160,28 +163,54 @@ def run(
         str | None,
         typer.Option(help="address controllers connect to; default: tcp://127.0.0.1:5555 when a seat is external"),
     ] = None,
+    keys: Annotated[Path | None, typer.Option(help="the twin's .secret file; see `ntn-twin keygen`")] = None,
+    allow: Annotated[Path | None, typer.Option(help="with --keys: the file of public keys that may connect")] = None,
     processes: Annotated[
-        bool, typer.Option("--processes", help="lockstep: a process per seat; realtime always has them")
+        bool, typer.Option("--processes", help="lockstep, virtual: a process per seat; realtime always has them")
+    ] = False,
+    paused: Annotated[
+        bool,
+        typer.Option("--paused", help="lockstep, virtual: stand before slot 0 and read commands from standard input"),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Fly a scenario: in lock-step, or in real time with a process on each seat; then a table, and the run folder."""
+    """Fly a scenario: in lock-step, or in real time with a process on each seat; then a table, and the run folder.
+
+    With --paused a line of standard input steps the run: empty for one slot, a number for so many, r to run on, p to
+    pause.
+    """
+    from hil import gate as gates
     from hil import launch
+    from hil.keys import for_twin
     from twin.record import Record, new_folder
     from twin.scenario import EXTERNAL, load
 
     loaded = load(
         scenario, {**_overrides(set_), **_direct(clock=clock, rt_factor=rt_factor, seed=seed), **_seats(seat)}
     )
+    if (keys is None) != (allow is None):
+        raise WireError("--keys and --allow go together: the twin's own .secret file, and who may connect")
+    twin_keys = None if keys is None or allow is None else for_twin(keys, allow)
     folder = new_folder(loaded.name, out)
-    there = processes or loaded.clock == "realtime" or any(s.controller == EXTERNAL for s in loaded.agents.values())
+    outside = any(s.controller == EXTERNAL for s in loaded.agents.values())
+    there = processes or outside or loaded.clock == "realtime" or twin_keys is not None
     fresh = not folder.exists()
     signal.signal(signal.SIGTERM, _interrupt)
-    picture = Picture(loaded)
+    picture, gate = Picture(loaded), gates.Gate(paused=True) if paused else None
     try:
         with picture:
-            picture.say("compiling and building the world")
-            record = launch.run(loaded, None, folder, bind, picture.watch, picture.say, processes=there)
+            if gate is not None:
+                threading.Thread(target=gates.obey, args=(gate, sys.stdin, picture.say), daemon=True).start()
+            record = launch.run(
+                loaded,
+                out=folder,
+                bind=bind,
+                watch=picture.watch,
+                say=picture.say,
+                processes=there,
+                gate=gate,
+                keys=twin_keys,
+            )
     except KeyboardInterrupt:
         err.print("stopped")
         if fresh and (folder / "meta.json").exists():
@@ -201,15 +230,34 @@ def control(
     connect: Annotated[str, typer.Option(help="the twin's address")] = "tcp://127.0.0.1:5555",
     patience_s: Annotated[float, typer.Option(help="how long a twin may take to appear, s")] = 60.0,
     heartbeat_s: Annotated[float, typer.Option(help="offer a sign of life this often, s; 0: none")] = 0.0,
+    keys: Annotated[Path | None, typer.Option(help="our .secret file; see `ntn-twin keygen`")] = None,
+    server_key: Annotated[Path | None, typer.Option(help="with --keys: the twin's .public file")] = None,
 ) -> None:
     """Take a seat of a running twin with a controller, and answer until the run is over."""
     from hil.host import serve
+    from hil.keys import for_client
 
+    if (keys is None) != (server_key is None):
+        raise WireError("--keys and --server-key go together: our own .secret file, and the twin's .public file")
+    client_keys = None if keys is None or server_key is None else for_client(keys, server_key)
     try:
-        answered = serve(controller, agent, connect, patience_s, heartbeat_s)
+        answered = serve(controller, agent, connect, patience_s, heartbeat_s, keys=client_keys)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     err.print(f"seat {agent!r}: {answered} observations answered")
+
+
+@app.command()
+def keygen(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="whose key it is, e.g. twin or ue-board")],
+    folder: Annotated[Path, typer.Option(help="where the two files go")] = Path("."),
+) -> None:
+    """Make a key pair: NAME.secret, which stays on this machine, and NAME.public, which others have to know."""
+    from hil import keys
+
+    secret, public = keys.keygen(name, folder)
+    typer.echo(f"{secret}  stays here; for --keys")
+    typer.echo(f"{public}  is handed out: a line of the twin's --allow file, or a controller's --server-key")
 
 
 @app.command()
@@ -271,6 +319,80 @@ def check(
             console.print(f"  - {clause}")
 
 
+@app.command()
+def budget(
+    scenario: ScenarioName = "quickstart",
+    agent: Annotated[str, typer.Option(help="the seat whose computer, or deadline, is varied")] = "leo",
+    scales: Annotated[
+        str | None, typer.Option(metavar="1,2,4,...", help="computers so many times slower than this one")
+    ] = None,
+    scale_from: Annotated[float, typer.Option(help="without --scales: the first")] = 1.0,
+    scale_to: Annotated[float, typer.Option(help="the last")] = 128.0,
+    points: Annotated[int, typer.Option(min=2, help="how many, in equal ratios")] = 8,
+    windows: Annotated[
+        str | None, typer.Option(metavar="0.1,0.2,...", help="instead of the computer: parts of a slot to answer in")
+    ] = None,
+    refine: Annotated[int, typer.Option(min=0, help="so often, a point more between the knee's neighbours")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="runs per point, with seeds from the scenario's own on")] = 5,
+    clock: Annotated[str, typer.Option(help="virtual or realtime")] = "virtual",
+    tolerance: Annotated[float, typer.Option(help="part of the reward that may be lost before the knee")] = 0.05,
+    confidence: Annotated[float, typer.Option(help="of the intervals")] = 0.95,
+    set_: Set = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder; what is there of the same grid is not flown again; default: a new one")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="the folders of the runs, once they are read")] = True,
+    processes: Annotated[bool, typer.Option("--processes", help="virtual: a process per seat")] = False,
+    as_json: Json = False,
+) -> None:
+    """How slow may a computer be? Reward and rate against compute budget over seeds, the knee, a CSV and a plot."""
+    from hil import budget as grid
+    from twin.record import new_folder
+    from twin.scenario import load
+
+    loaded = load(scenario, _overrides(set_))
+    folder = new_folder(f"budget-{loaded.name}", out)
+    if windows is not None and scales is not None:
+        raise ScenarioError("--scales and --windows: one of the two is varied")
+    key, listed = ("window", windows) if windows is not None else ("compute_scale", scales)
+    if listed is None and not 0 < scale_from < scale_to:
+        raise ScenarioError(f"--scale-from must be more than 0 and less than --scale-to, got {scale_from:g}")
+    values = grid.scales(scale_from, scale_to, points) if listed is None else _numbers(listed)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    def say(text: str) -> None:
+        err.print(text, soft_wrap=True, markup=False)
+
+    try:
+        curve = grid.fly(
+            loaded, agent, values, folder, key, seeds, clock, tolerance, confidence, refine, processes, keep, say
+        )
+    except KeyboardInterrupt:
+        err.print(f"stopped; the same command with --out {folder} goes on where it was", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        _print_json({**curve.to_dict(), "folder": str(folder)})
+        return
+    head, rows = grid.table(curve)
+    shown = _table(*head)
+    for row in rows:
+        shown.add_row(*row)
+    console = Console(highlight=False)
+    about = f"{curve.scenario}: {agent} on clock {clock}, {seeds} seeds, {100 * confidence:g} % confidence"
+    console.print(about, style="bold", soft_wrap=True)
+    console.print(shown)
+    for sentence in grid.sentences(curve):
+        console.print(sentence, soft_wrap=True)
+    console.print(f"runs.csv, curve.csv and more are in {folder}", soft_wrap=True)
+
+
+def _numbers(listed: str) -> list[float]:
+    try:
+        return [float(word) for word in listed.split(",")]
+    except ValueError:
+        raise ScenarioError(f"a list of numbers is written 1,2,4, got {listed!r}") from None
+
+
 def _fits(controller: str, agent: str) -> bool:
     """The two learning controllers are made for one seat each; anything else is tried on all."""
     return {"rollout": "leo", "trpo": "ue"}.get(controller, agent) == agent
@@ -320,12 +442,15 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
         ],
         "longest run of misses": [str(a.longest_miss_run) for a in agents],
         "at least m in any k": [_verdict(a) for a in agents],
+        "over budget": [_over_budget(a) for a in agents],
         "reward per cycle": ["-" if a.reward_mean is None else f"{a.reward_mean:.2f}" for a in agents],
         "signals sent, kB": [f"{a.signalling_bytes / 1e3:.1f}" for a in agents],
         "age of information, s: mean, max": [_age(a) for a in agents],
         "updates learned, not ready": [f"{a.weights}, {a.learning_misses}" for a in agents],
     }.items():
         cycles.add_row(label, *values)
+    if any(a.clock_offset_us is not None for a in agents):
+        cycles.add_row("its clock is ahead, s", *(_ahead(a) for a in agents))
     times = _table("", *(f"{name} {q}" for name in result.agents for q in ("p50", "p99", "max")))
     rows = {"response": "response_us", "slack before the deadline": "slack_us", "order wait": "order_wait_us"}
     for label, field in rows.items():
@@ -333,6 +458,7 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
     for part in latency.COMPONENTS:
         times.add_row(f"  {part.replace('_', ' ')}", *(cell for a in agents for cell in _cells(a.components_us[part])))
     times.add_row("  unaccounted", *(cell for a in agents for cell in _cells(a.unaccounted_us)))
+    times.add_row("processor time, scaled", *(cell for a in agents for cell in _cells(a.cpu_us)))
     times.add_row("learning, beside the path", *(cell for a in agents for cell in _cells(a.learn_us)))
     about = f"{result.scenario}: {result.slots} slots, clock {result.clock}, seed {result.seed}; means of the run"
     shown = [(about, head), (f"control cycles{overruns}", cycles), ("microseconds from the scheduled release", times)]
@@ -367,6 +493,18 @@ def _verdict(agent: latency.AgentLatency) -> str:
     if agent.at_least is None:
         return "-"
     return f"{agent.at_least[0]} in {agent.at_least[1]} {'held' if agent.at_least_held else 'BROKEN'}"
+
+
+def _ahead(agent: latency.AgentLatency) -> str:
+    if agent.clock_offset_us is None or agent.clock_uncertainty_us is None:
+        return "-"
+    return f"{agent.clock_offset_us / 1e6:.6f} +- {agent.clock_uncertainty_us / 1e6:.6f}"
+
+
+def _over_budget(agent: latency.AgentLatency) -> str:
+    if agent.over_budget is None:
+        return "-"
+    return f"{agent.over_budget.cycles} of {agent.over_budget.of}"
 
 
 def _cells(spread: latency.Spread) -> list[str]:

@@ -8,7 +8,7 @@ gate.resume()
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 NAP_S = 0.02
 
@@ -55,3 +55,24 @@ class Gate:
                     self.slot = slot
                     return
             nap(NAP_S)
+
+
+def obey(gate: Gate, lines: Iterable[str], say: Callable[[str], object]) -> None:
+    """Step a gate by lines of text: empty for one slot, a number for so many, r to run on, p to pause.
+
+    Where the lines end the run goes on by itself.
+    """
+    say("paused before slot 0: Enter for one slot, a number for so many, r to run on, p to pause")
+    for line in lines:
+        word = line.strip()
+        if word in ("", "s"):
+            gate.step()
+        elif word.isdigit() and int(word) > 0:
+            gate.step(int(word))
+        elif word == "p":
+            gate.pause()
+        elif word == "r":
+            gate.resume()
+        else:
+            say(f"{word!r} is none of: Enter, a number of slots, r, p")
+    gate.resume()

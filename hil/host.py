@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +18,8 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from hil import wire
+from hil.keys import ClientKeys
+from hil.offset import CLOCK_ID
 from twin.errors import ControllerError, SeatEmpty, WireError
 from twin.runner import Learner, check_action
 from twin.scenario import controller_class, make_controller
@@ -24,6 +27,15 @@ from twin.types import Action, Agent, Controller, Observation
 from twin.units import NS_PER_US
 
 HELLO_EVERY_S = 0.5
+WATCHED = (
+    zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+)
+MOST_HANDSHAKES = 20  # that fail one after another, in about three seconds; a busy twin fails one in five
+REMEMBERED = 64  # observations from which a controller by another clock guesses when the twin's deadlines are
 SWITCH_S = 0.0002  # what is learned in the other thread lets the control path in within this; Python's own is 5 ms
 
 
@@ -34,6 +46,7 @@ def serve(
     patience_s: float = 60.0,
     heartbeat_s: float = 0.0,
     options: Mapping[str, Any] | None = None,
+    keys: ClientKeys | None = None,
 ) -> int:
     """Take a seat and answer until the run is over; the number of observations answered.
 
@@ -44,6 +57,7 @@ def serve(
     heartbeat_s  offer a sign of life this often, s: more than the longest answer takes; 0 offers none (a vanished
                  process is noticed without)
     options      used instead of those the scenario gives with the welcome
+    keys         hil.keys.for_client(...), where the twin has keys
 
     Raises SeatEmpty when no twin welcomed us, ControllerError when it refused us or is gone, WireError.
     """
@@ -55,13 +69,15 @@ def serve(
     for socket in (sub, dealer):
         socket.setsockopt(zmq.LINGER, 500)  # the last answer, and a refusal to read
         socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
-    monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        if keys is not None:
+            keys.lock(socket)
+    monitor = dealer.get_monitor_socket(WATCHED)
     learning = ThreadPoolExecutor(1, "learn")
     try:
         sub.setsockopt(zmq.SUBSCRIBE, f"{agent}.".encode())
         sub.connect(out)
         dealer.connect(into)
-        peer = _Peer(sub, dealer, monitor, agent)
+        peer = _Peer(sub, dealer, monitor, agent, connect, keys)
         welcome = peer.welcome(patience_s, heartbeat_s)
         seat = wire.agent_of(welcome)
         chosen = dict(welcome.options if options is None else options)
@@ -87,8 +103,18 @@ def serve(
 class _Peer:
     """The twin as a controller sees it: one socket to hear it, one to speak, and word of whether it is still there."""
 
-    def __init__(self, sub: zmq.Socket, dealer: zmq.Socket, monitor: zmq.Socket, agent: str):
+    def __init__(
+        self,
+        sub: zmq.Socket,
+        dealer: zmq.Socket,
+        monitor: zmq.Socket,
+        agent: str,
+        address: str,
+        keys: ClientKeys | None,
+    ):
         self.sub, self.dealer, self.monitor, self.agent = sub, dealer, monitor, agent
+        self.address, self.keys = address, keys
+        self.failed_handshakes = 0  # since the last that did not fail
         self._poller = zmq.Poller()
         for socket in (sub, dealer, monitor):
             self._poller.register(socket, zmq.POLLIN)
@@ -115,14 +141,41 @@ class _Peer:
             if isinstance(message, wire.Refused):
                 raise ControllerError(f"the twin refused seat {self.agent!r}: {message.reason}")
         if not heard and self.monitor in ready:  # what it said before it left is read first
-            recv_monitor_message(self.monitor)
-            raise ControllerError(f"the twin of seat {self.agent!r} is gone")
+            self._connection(recv_monitor_message(self.monitor)["event"])
         return heard
+
+    def _connection(self, event: int) -> None:
+        """What ZeroMQ tells of our connection. Raises ControllerError when there is none, and waiting does not help."""
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.failed_handshakes = 0
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            name = "" if self.keys is None else f", {self.keys.pair.name!r}"
+            raise ControllerError(
+                f"the twin at {self.address} did not accept our key{name}: it is not on its --allow list"
+            )
+        elif event != zmq.EVENT_DISCONNECTED:
+            self.failed_handshakes += 1
+            hopeless = self.keys is not None and self.failed_handshakes >= MOST_HANDSHAKES
+            if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL or hopeless:
+                raise ControllerError(self._no_handshake())
+        elif not self.failed_handshakes:
+            raise ControllerError(f"the twin of seat {self.agent!r} is gone")
+
+    def _no_handshake(self) -> str:
+        if self.keys is None:
+            return f"no handshake with {self.address}: a twin with keys wants --keys and --server-key, or it is no twin"
+        return (
+            f"no handshake with {self.address}: it has another key than --server-key says, none at all, or is no twin"
+        )
 
     def welcome(self, patience_s: float, heartbeat_s: float) -> wire.Welcome:
         """Say hello until somebody answers."""
         hello = wire.Hello(
-            wire.PROTOCOL, self.agent, f"ntn-twin python, process {os.getpid()}", heartbeat_s=heartbeat_s
+            wire.PROTOCOL,
+            self.agent,
+            f"ntn-twin python, process {os.getpid()}",
+            heartbeat_s=heartbeat_s,
+            clock_id=CLOCK_ID,
         )
         until = time.monotonic() + patience_s
         while time.monotonic() < until:
@@ -135,7 +188,8 @@ class _Peer:
                     if message.protocol != wire.PROTOCOL:
                         raise WireError(f"the twin speaks protocol {message.protocol}, this controller {wire.PROTOCOL}")
                     return message
-        raise SeatEmpty(f"no twin welcomed seat {self.agent!r} within {patience_s:g} s")
+        why = f"; {self._no_handshake()}" if self.failed_handshakes else ""
+        raise SeatEmpty(f"no twin welcomed seat {self.agent!r} within {patience_s:g} s{why}")
 
 
 def _answer(
@@ -147,6 +201,7 @@ def _answer(
     heartbeat_s: float,
 ) -> int:
     answered, realtime, beat = 0, welcome.clock == "realtime", time.monotonic()
+    ahead_ns: deque[int] = deque(maxlen=REMEMBERED)
     while True:
         waiting_ns = time.monotonic_ns()
         heard = peer.hear(heartbeat_s or 1.0)
@@ -155,7 +210,7 @@ def _answer(
             beat = time.monotonic()
         asked = [(at, m) for at, m in heard if isinstance(m, wire.Asked) and m.run == welcome.run]
         if realtime:
-            asked = _still_open(asked)
+            asked = _still_open(asked, ahead_ns)
         for received_ns, message in asked:
             if learner is not None and not message.last:
                 learner.before(message.slot)
@@ -207,10 +262,16 @@ def _reply(
     return reply
 
 
-def _still_open(asked: list[tuple[int, wire.Asked]]) -> list[tuple[int, wire.Asked]]:
-    """A controller that fell behind skips the observations whose deadline has passed, and only those."""
+def _still_open(asked: list[tuple[int, wire.Asked]], ahead_ns: deque[int]) -> list[tuple[int, wire.Asked]]:
+    """A controller that fell behind skips the observations whose deadline has passed, and only those.
+
+    ahead_ns  how much later than the twin stamped them the newest observations were read, by a clock that is not the
+              twin's: the least of these is its offset and the shortest way, so no deadline is taken to be too early
+    """
+    for received_ns, m in asked:
+        ahead_ns.append(0 if m.clock_id in ("", CLOCK_ID) else received_ns - m.t_mono_ns)
     if len(asked) < 2:
         return asked
-    now = time.monotonic_ns()
+    now = time.monotonic_ns() - min(ahead_ns)
     deadlines = [m.t_mono_ns + float(m.timing.get("deadline_us") or 0.0) * NS_PER_US for _, m in asked]
     return [*(a for a, due_ns in zip(asked[:-1], deadlines) if due_ns > now), asked[-1]]

@@ -5,14 +5,15 @@ for every cycle it held up. The named components of a cycle add up to its respon
 `unaccounted`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from hil.offset import to_the_twins_clock
 from hil.recovery import Age, FaultReport, age_of_information, faults
 from twin.record import SOURCES, STATUSES, Record
-from twin.units import NS_PER_US
+from twin.units import NS_PER_S, NS_PER_US, US_PER_S
 
 OF_A_SATELLITE = ("elevation_deg", "los", "tx_error_deg", "rx_error_deg")
 COMPONENTS = (
@@ -56,6 +57,22 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class OverBudget:
+    """How an agent kept its `budget_s`: the processor time it may use per cycle, apart from any deadline.
+
+    budget_us  allowed per cycle, microseconds
+    cycles     used more; a missed cycle counts too where its processor time is known
+    of         cycles whose processor time is known
+    in_grace   used more within `startup_grace_cycles`, which neither of the two counts
+    """
+
+    budget_us: float
+    cycles: int
+    of: int
+    in_grace: int
+
+
+@dataclass(frozen=True)
 class AgentLatency:
     """One agent's cycles: how many ended how, and how long everything took (first cycle apart)."""
 
@@ -79,9 +96,13 @@ class AgentLatency:
     slack_us: Spread
     order_wait_us: Spread
     learn_us: Spread
+    cpu_us: Spread
+    over_budget: OverBudget | None
     components_us: dict[str, Spread]
     accounted_share: float | None
     first_response_us: float | None
+    clock_offset_us: float | None
+    clock_uncertainty_us: float | None
     age_of_information: Age
 
     @property
@@ -122,9 +143,13 @@ class AgentLatency:
             "weights": self.weights,
             "accounted_share": self.accounted_share,
             "first_response_us": self.first_response_us,
+            "clock_offset_us": self.clock_offset_us,
+            "clock_uncertainty_us": self.clock_uncertainty_us,
             **{name: getattr(self, name).brief() for name in spreads},
             "order_wait_us": self.order_wait_us.brief(),
             "learn_us": self.learn_us.brief(),
+            "cpu_us": self.cpu_us.brief(),
+            "over_budget": self.over_budget and asdict(self.over_budget),
             "components_us": {name: spread.brief() for name, spread in self.components_us.items()},
             "age_of_information": self.age_of_information.to_dict(),
         }
@@ -210,6 +235,7 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
     settled = np.flatnonzero(columns["status"])
     column = {key: np.asarray(value[settled]) for key, value in columns.items() if not key.startswith("action.")}
     realtime = record.meta["clock"] != "lockstep"
+    column, offset_us, uncertainty_us = to_the_twins_clock(record, name, column)
     parts = _parts_us(column, realtime)
     response = parts.pop("response")
     unaccounted = np.round(response - np.nansum(list(parts.values()), axis=0), 3) + 0.0  # stamps are whole ns; no -0
@@ -220,7 +246,9 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
     order_wait = np.where(
         column["slot_start_ns"] > 0, (column["release_ns"] - column["slot_start_ns"]) / NS_PER_US, np.nan
     )
-    m_k = record.meta["resolved"]["agents"].get(name, {}).get("at_least")
+    seating = record.meta["resolved"]["agents"].get(name, {})
+    m_k = seating.get("at_least")
+    cpu_us = np.where(column["cpu_ns"] > 0, column["cpu_ns"] * seating.get("compute_scale", 1.0) / NS_PER_US, np.nan)
     rewards = np.asarray(record.slots[f"reward.{name}"])[written] if f"reward.{name}" in record.slots else np.zeros(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = 1.0 - unaccounted / response
@@ -247,9 +275,13 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
         slack_us=Spread.of(slack[later]),
         order_wait_us=Spread.of(order_wait[later]),
         learn_us=Spread.of(np.where(column["learn_ns"] > 0, column["learn_ns"] / NS_PER_US, np.nan)),
+        cpu_us=Spread.of(cpu_us[later]),
+        over_budget=_over_budget(cpu_us, settled < seating.get("startup_grace_cycles", 0), seating.get("budget_s")),
         components_us=components,
         accounted_share=float(np.median(share[answered])) if answered.any() else None,
         first_response_us=_number(response[~later]),
+        clock_offset_us=offset_us,
+        clock_uncertainty_us=uncertainty_us,
         age_of_information=age_of_information(record, name),
     )
 
@@ -284,6 +316,16 @@ def _parts_us(column: dict[str, np.ndarray], realtime: bool) -> dict[str, np.nda
         parts["release_lateness"] = np.full_like(parts["response"], np.nan)
         parts["response"] = at["arrived"] - at["begin"]
     return {name: value / NS_PER_US for name, value in parts.items()}
+
+
+def _over_budget(cpu_us: np.ndarray, grace: np.ndarray, budget_s: float | None) -> OverBudget | None:
+    """Cycles over budget; both sides in whole ns, so that what is used up exactly is not over."""
+    if budget_s is None:
+        return None
+    known, over = np.isfinite(cpu_us), np.round(cpu_us * NS_PER_US) > round(budget_s * NS_PER_S)
+    return OverBudget(
+        budget_s * US_PER_S, *(int(np.sum(flags)) for flags in (over & ~grace, known & ~grace, over & grace))
+    )
 
 
 def _longest_run(flags: np.ndarray) -> int:

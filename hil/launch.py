@@ -21,7 +21,9 @@ from hil.faults import Faults, InThisProcess
 from hil.faults import check as check_faults
 from hil.gate import Gate
 from hil.hub import Hub, There, facts_of
+from hil.keys import TwinKeys
 from hil.modelled import Modelled, model_of
+from hil.offset import CLOCK_ID
 from twin.errors import ControllerError, ScenarioError
 from twin.record import Record, new_folder
 from twin.runner import Here, LockStep, Watch, describe, drive
@@ -44,21 +46,21 @@ class Crew:
         self.folder, self.event, self.left = folder / "controllers", event, left
         self.started = False  # from then on a death is an event of the run, before it is the end of it
         self._processes: dict[str, subprocess.Popen] = {}
-        self._sits: dict[str, tuple[str, str]] = {}  # by agent: its controller, and where that finds the twin
+        self._sits: dict[str, tuple[str, str, Mapping[str, str] | None]] = {}  # by agent: what it was started with
         self._groups: list[int] = []
 
-    def start(self, agent: str, controller: str, address: str) -> None:
-        """Start a controller on a seat."""
+    def start(self, agent: str, controller: str, address: str, keys: Mapping[str, str] | None = None) -> None:
+        """Start a controller on a seat; keys are what its environment needs to be let in (Hub.hire)."""
         self.folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "hil", controller, agent, address]
-        self._sits[agent] = controller, address
+        self._sits[agent] = controller, address, keys
         with self._log(agent).open("ab") as log:
             self._processes[agent] = subprocess.Popen(  # a session of its own: Ctrl-C is the twin's to handle
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **ONE_THREAD},
+                env={**os.environ, **ONE_THREAD, **(keys or {})},
                 start_new_session=True,
             )
         self._groups.append(self._processes[agent].pid)
@@ -186,6 +188,8 @@ def run(
     say: Callable[[str], None] = lambda text: None,
     processes: bool = True,
     gate: Gate | None = None,
+    keys: TwinKeys | None = None,
+    world: World | None = None,
 ) -> Record:
     """Fly a scenario with a process on each seat; "external" seats are awaited.
 
@@ -196,27 +200,30 @@ def run(
     say        told what is going on before the clock starts, for a person to read
     processes  False: controllers in this process, not in real time
     gate       pauses and steps the run, not in real time
+    keys       hil.keys.for_twin(...): encrypt the wire and let in only who is on the list; a must beyond this machine
+    world      the scenario's, where it was built before
 
     Returns the record. Raises ScenarioError, ControllerError, SeatEmpty before the start, RunBroken after it; whatever
     was recorded by then stays readable.
     """
     clock_name = clock or scenario.clock
     _check(scenario, clock_name, processes, gate)
-    world = build(scenario)
+    world = world or build(scenario)
     if not processes:
         say("in this process: " + ", ".join(f"{a.name} ({scenario.seating(a.name).controller})" for a in world.agents))
         ticking = _clock(clock_name, scenario, world, gate, time.sleep)
         return _run_here(scenario, out, watch, ticking, world)
     outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
     run_id = uuid.uuid4().hex
-    meta = describe(scenario, world, clock_name, "there") | {"run_id": run_id}
-    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None))
+    meta = describe(scenario, world, clock_name, "there")
+    meta |= {"run_id": run_id, "clock_id": CLOCK_ID, "encrypted": keys is not None}
+    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None), keys=keys)
     try:
         record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario.text)
     except BaseException:
         hub.close()
         raise
-    hub.event = record.event
+    hub.event, record.tell = record.event, hub.tell_event
     crew = Crew(record.folder, record.event, lambda agent: hub.seats[agent].leave("its process ended"))
     hub.alive = crew.look
     ticking = _clock(clock_name, scenario, world, gate, hub.nap, hub.listen)
@@ -230,16 +237,24 @@ def run(
         record.prepare(_warm_up(world, scenario.seed))
         for name in seats:
             if name in outside:
-                say(f"waiting for seat {name!r}: ntn-twin control MODULE:CLASS --agent {name} --connect {hub.address}")
+                say(f"waiting for seat {name!r}: {hub.how_to_take(name)}")
             else:
-                crew.start(name, scenario.seating(name).controller, hub.address)
+                crew.start(name, scenario.seating(name).controller, hub.here, hub.hire(name))
         say("starting " + ", ".join(f"{name} ({scenario.seating(name).controller})" for name in seats))
         hub.gather(scenario.seat_wait_s)
         crew.started = True
+        record.defer()
+        hub.idle = record.write_until
         gc.collect()
         gc.freeze()
         seatings = {a.name: scenario.seating(a.name) for a in world.agents}
-        drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, watch, faults.at)
+
+        def told(slot: int, outcome: Outcome, tally: Mapping[str, Mapping[str, int]]) -> None:
+            hub.tell_slot(slot, world.slot_s, outcome, tally)
+            if watch is not None:
+                watch(slot, outcome, tally)
+
+        drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, told, faults.at)
         ended = "finished"
     except KeyboardInterrupt:
         ended, why = "interrupted", "stopped by the user"
@@ -324,6 +339,8 @@ def _close(
             "stale": s.stale + hurt.get(name, {}).get("stale", 0),
             "duplicates": s.duplicates + hurt.get(name, {}).get("duplicates", 0),
             "client": s.client,
+            "clock_id": s.clock_id,
+            **({"key": s.key_name} if hub.keys else {}),
         }
         for name, s in hub.seats.items()
     }

@@ -75,6 +75,7 @@ class Modelled:
         if answer.status == "on_time" and arrived_ns <= cycle.due_ns + self._cycle_ns(slot):
             self.late.append((slot, answer))
         stamps = {"begin": cycle.release_ns, "observed": cycle.release_ns, "sent": cycle.release_ns}
+        stamps["cpu_ns"] = answer.stamps.get("cpu_ns", 0)  # used, though in vain
         return Answer(None, "missing", reason=reason, stamps=stamps)
 
     def interrupt(self, from_ns: int, until_ns: int, lost: bool) -> None:

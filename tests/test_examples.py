@@ -10,6 +10,7 @@ from terminal import COMMAND, EXAMPLES, ended, free_address, python, started, ti
 from twin import Action, Record, load, run
 
 CONTROLLERS = ("controller_in_20_lines.py", "raw_controller.py")
+IN_OTHER_LANGUAGES = ("controller.c", "controller.js")  # tests/test_languages.py runs them; they print the same
 
 
 class FollowsTheSatellite:
@@ -27,9 +28,9 @@ def expected(example):
 
 
 def test_every_example_has_its_output_beside_it():
-    examples = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert examples == {path.stem for path in EXAMPLES.glob("*.out")}
-    assert {f"{stem}.py" for stem in examples} == {"lockstep.py", "latency_report.py", *CONTROLLERS}
+    examples = {path for path in EXAMPLES.iterdir() if path.suffix in (".py", ".c", ".js")}
+    assert {path.stem for path in examples} == {path.stem for path in EXAMPLES.glob("*.out")}
+    assert {path.name for path in examples} == {"lockstep.py", "latency_report.py", *CONTROLLERS, *IN_OTHER_LANGUAGES}
 
 
 def test_lockstep_prints_what_is_beside_it(tmp_path):

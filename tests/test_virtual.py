@@ -184,3 +184,11 @@ def test_run_can_be_paused_stepped_and_resumed(tmp_path):
 def test_real_time_cannot_be_paused():
     with pytest.raises(ScenarioError, match="real time cannot be paused"):
         hil.run(toys.scenario(), "realtime", gate=Gate())
+
+
+def test_slow_agent_with_slots_to_think_never_holds_up_a_fast_one(tmp_path):
+    record = flown(tmp_path / "run", {"latency": {"fixed_s": 0.001}}, {"latency": {"fixed_s": 0.035}, "delay": 2})
+    assert words(record, "leader") == ["on_time"] * 9 + ["unwritten"]
+    follower = record.decisions["follower"]
+    assert set(words(record)) == {"on_time"}
+    assert (follower["release_ns"] == follower["slot_start_ns"]).all()

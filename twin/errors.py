@@ -5,7 +5,7 @@
     ├── ScenarioError     a scenario key, value or file that cannot be flown
     ├── ControllerError   a controller that cannot be found, built or spoken to
     │   └── SeatEmpty     nobody took a seat in time
-    ├── WireError         a message that does not follow the protocol
+    ├── WireError         a message, address or key that the wire does not take
     ├── RecordError       a run folder that cannot be written or read
     ├── ContractBroken    a world or controller that does not do what its protocol promises
     └── RunBroken         a run that ended because it broke one of its own limits
@@ -39,7 +39,7 @@ class SeatEmpty(ControllerError):
 
 
 class WireError(TwinError):
-    """A message that does not follow the protocol."""
+    """A message that does not follow the protocol, or an address or key that cannot be used."""
 
 
 class RecordError(TwinError):

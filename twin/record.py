@@ -13,7 +13,8 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,6 +42,8 @@ STAMPS = (  # ns, monotonic; 0 where nobody stamped
     "replied",  # the answer was handed to the socket
     "arrived",  # it reached the twin
 )
+NEVER_NS = 2**63
+MOST_WAITING = 4096  # rows in memory; a run that is killed loses those
 MOST_WORDS = 300  # of a reason that are kept
 COUNTS = ("cpu_ns", "emulation_ns", "learn_ns", "weights", "learning_misses", "signal_bytes", "overrun")
 
@@ -59,11 +62,16 @@ class Record:
         self.slots: dict[str, np.ndarray] = {}
         self.decisions: dict[str, dict[str, np.ndarray]] = {name: {} for name in meta["agents"]}
         self.events: list[dict[str, Any]] = []
+        self.tell: Callable[[Mapping[str, Any]], None] = lambda event: None  # whoever else wants to hear of events
         if writing:
             self._trajectory = hashlib.sha256()
             self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
             self._signals = (folder / "signals.bin").open("ab")
+            self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+            self._deferring = False
             self._every = {name: agent["every"] for name, agent in meta["agents"].items()}
+            self._cells: dict[str, dict[str, memoryview]] = {name: {} for name in meta["agents"]}
+            self._headers: dict[tuple[str, np.dtype, tuple[int, ...]], bytes] = {}
 
     # writing
 
@@ -123,23 +131,59 @@ class Record:
                 columns[f"action.{field.name}"] = record._column(
                     place, f"action.{field.name}", (rows, *field.shape), field.dtype
                 )
+            cells = record._cells[agent.name]  # a store through a memoryview costs half of one through the array
+            cells.update({name: columns[f"{name}_ns"].data for name in STAMPS})
+            cells.update({name: columns[name].data for name in ("status", "source", *COUNTS)})
         record._save_meta()
         return record
 
     def observation(self, seen: Observation) -> None:
         """Take an observation into the trajectory."""
+        self._do(self._take_observation, seen)
+
+    def decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
+        """Write how a cycle ended, and the action that is in force from now on."""
+        self._do(self._write_decision, agent, slot, answer, in_force)
+
+    def late(self, agent: str, slot: int, stamps: Mapping[str, int]) -> None:
+        """A valid answer to a cycle already settled as missing came before the seat's next deadline."""
+        self._do(self._write_late, agent, slot, stamps)
+
+    def slot(self, slot: int, outcome: Outcome) -> None:
+        """Write what a slot brought."""
+        self._do(self._write_slot, slot, outcome)
+
+    def defer(self, writing: bool = True) -> None:
+        """From now on rows wait in memory until `write_until` finds time for them; at most MOST_WAITING of them."""
+        self._deferring = writing
+
+    def write_until(self, until_ns: int) -> None:
+        """Write rows that wait, oldest first, until a time of the monotonic clock."""
+        while self._waiting and time.monotonic_ns() < until_ns:
+            write, what = self._waiting.popleft()
+            write(*what)
+
+    def _do(self, write: Callable[..., None], *what: Any) -> None:
+        if not self._deferring:
+            write(*what)
+            return
+        self._waiting.append((write, what))
+        if len(self._waiting) > MOST_WAITING:  # nobody finds the time: then it is taken, a row for a row
+            write, what = self._waiting.popleft()
+            write(*what)
+
+    def _take_observation(self, seen: Observation) -> None:
         self._take("observation", seen.agent, seen.slot, seen.values)
         for sender in sorted(seen.signals):
             self._take("signal", sender, seen.slot, seen.signals[sender])
         if seen.reward is not None:
             self._trajectory.update(struct.pack("<d", seen.reward))
 
-    def decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
-        """Write how a cycle ended, and the action that is in force from now on."""
-        columns, row = self.decisions[agent], slot // self._every[agent]
-        columns["source"][row] = SOURCES.index(answer.source)
+    def _write_decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
+        columns, cells, row = self.decisions[agent], self._cells[agent], slot // self._every[agent]
+        cells["source"][row] = SOURCES.index(answer.source)
         for name, count in answer.stamps.items():
-            columns[f"{name}_ns" if name in STAMPS else name][row] = count
+            cells[name][row] = count
         for name, value in in_force.items():
             columns[f"action.{name}"][row] = value
         self._take("action", agent, slot, in_force)
@@ -148,20 +192,18 @@ class Record:
             for to, arrays in answer.action.signals.items():
                 size += sum(value.nbytes for value in arrays.values())
                 self._write_signal(agent, to, slot, arrays)
-            columns["signal_bytes"][row] = size
-        columns["status"][row] = STATUSES.index(answer.status)  # last: it says that the row is whole
+            cells["signal_bytes"][row] = size
+        cells["status"][row] = STATUSES.index(answer.status)  # last: it says that the row is whole
         if answer.status == "invalid":
             self.event("invalid", agent=agent, slot=slot, reason=answer.reason[:MOST_WORDS])
 
-    def late(self, agent: str, slot: int, stamps: Mapping[str, int]) -> None:
-        """A valid answer to a cycle already settled as missing came before the seat's next deadline."""
-        columns, row = self.decisions[agent], slot // self._every[agent]
-        columns["status"][row] = STATUSES.index("late")
+    def _write_late(self, agent: str, slot: int, stamps: Mapping[str, int]) -> None:
+        cells, row = self._cells[agent], slot // self._every[agent]
+        cells["status"][row] = STATUSES.index("late")
         for name, value in stamps.items():
-            columns[f"{name}_ns" if name in STAMPS else name][row] = value
+            cells[name][row] = value
 
-    def slot(self, slot: int, outcome: Outcome) -> None:
-        """Write what a slot brought."""
+    def _write_slot(self, slot: int, outcome: Outcome) -> None:
         if not self.slots:
             self.prepare(outcome)
         for name, reward in outcome.reward.items():
@@ -189,6 +231,7 @@ class Record:
     def event(self, kind: str, **what: Any) -> None:
         """Note an event, with the monotonic time it was noticed."""
         self.events.append({"event": kind, "t_mono_ns": time.monotonic_ns(), **what})
+        self.tell(self.events[-1])
         try:
             self._events.write(json.dumps(self.events[-1]) + "\n")
             self._events.flush()
@@ -197,6 +240,12 @@ class Record:
 
     def close(self, ended: str, why: str = "", **more: Any) -> None:
         """Write how the run ended ("finished", "interrupted" or "broken"), and the trajectory hash."""
+        try:
+            self.write_until(NEVER_NS)
+        finally:  # of a full disk: how the run ended matters more than its last rows
+            self._close(ended, why, more)
+
+    def _close(self, ended: str, why: str, more: Mapping[str, Any]) -> None:
         written = int(np.count_nonzero(self.slots["written"])) if self.slots else 0
         self.meta.update(
             ended=ended, why=why, slots_written=written, trajectory_hash=self._trajectory.hexdigest(), **more
@@ -220,12 +269,15 @@ class Record:
         return column
 
     def _take(self, kind: str, agent: str, slot: int, arrays: Arrays) -> None:
-        update = self._trajectory.update
-        update(f"{kind} {agent} {slot}".encode())
+        said = [f"{kind} {agent} {slot}".encode()]
         for name in sorted(arrays):
             value = np.asarray(arrays[name])
-            update(f"{name} {value.dtype.str} {value.shape}".encode())
-            update(value.tobytes())
+            what = (name, value.dtype, value.shape)
+            header = self._headers.get(what)
+            if header is None:  # its words cost more than a slot's bytes
+                header = self._headers[what] = f"{name} {value.dtype.str} {value.shape}".encode()
+            said += (header, value.tobytes())
+        self._trajectory.update(b"".join(said))
 
     def _write_signal(self, sender: str, receiver: str, slot: int, arrays: Arrays) -> None:
         packed = {name: {"dtype": v.dtype.name, "shape": v.shape, "data": v.tobytes()} for name, v in arrays.items()}

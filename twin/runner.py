@@ -4,6 +4,7 @@ The answer to observation n takes effect at slot n + delay: never earlier, and l
 (`Here` or a process) and who waits for whom (`LockStep` or real time) are objects handed in; nothing here asks which.
 """
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -322,22 +323,25 @@ def drive(
             for slot, answer in too_late[a.name]:
                 record.late(a.name, slot, answer.stamps)
 
+    ranks = [list(rank) for _, rank in groupby(agents, key=lambda a: a.order)]
+    delayed = [a for a in agents if a.delay]
     slot, done = 0, False
     try:
         while slot < slots and not done:
             clock.start(slot)
             at(slot)
-            for a in agents:  # due at this release: before anybody is waited for
+            for a in delayed:  # due at this release: before anybody is waited for
                 asked = slot - a.delay
-                if a.delay and asked >= 0 and asked % a.every == 0:
+                if asked >= 0 and asked % a.every == 0:
                     settle(a, asked, slot)
             start_ns, follower = 0, False
             flight_s: dict[str, float] = {}
-            for _, rank in groupby(agents, key=lambda a: a.order):
+            for rank in ranks:
                 due_now = [a for a in rank if slot % a.every == 0]
                 if not due_now:
                     continue
-                release_ns = clock.release_ns(slot, follower, max(flight_s.get(a.name, 0.0) for a in due_now))
+                flies_s = max(flight_s.get(a.name, 0.0) for a in due_now) if flight_s else 0.0
+                release_ns = clock.release_ns(slot, follower, flies_s)
                 start_ns = start_ns or release_ns
                 for a in due_now:
                     post(a, slot, release_ns, start_ns)
@@ -445,25 +449,28 @@ def check_action(agent: Agent, action: Action, others: tuple[str, ...]) -> str:
     if not isinstance(action, Action):
         return f"agent {agent.name!r} answered a {type(action).__name__}, expected a twin.Action"
     for field in agent.acts:
-        if field.name not in action.values:
+        value = action.values.get(field.name)
+        if value is None:
             return f"{field.name} is missing; expected {', '.join(f.name for f in agent.acts)}"
-        value = action.values[field.name]
         if not isinstance(value, np.ndarray | np.generic):
             return f"{field.name} is a {type(value).__name__}, expected an array of shape {field.shape} {field.dtype}"
-        if value.shape != field.shape or value.dtype.name != field.dtype:
+        if value.shape != field.shape or (value.dtype != field.dtype and value.dtype.name != field.dtype):
             return f"{field.name} has shape {value.shape} {value.dtype.name}, expected {field.shape} {field.dtype}"
-        if value.dtype.kind == "f":
-            if not np.isfinite(value).all():
-                return f"{field.name} is not finite: {value.ravel()[~np.isfinite(value.ravel())][0]}"
-            if (value < field.low).any() or (value > field.high).any():
-                return f"{field.name} leaves [{field.low:g}, {field.high:g}]: {value.min():g} to {value.max():g}"
-        elif value.dtype.kind in "iu" and ((value < field.low).any() or (value > field.high).any()):
-            return f"{field.name} leaves [{field.low:g}, {field.high:g}]: {value.min()} to {value.max()}"
-    unknown = set(action.values) - {field.name for field in agent.acts}
-    if unknown:
+        if value.dtype.kind == "b" or not value.size:
+            continue
+        least, most = (value.min(), value.max()) if field.shape else (value[()],) * 2  # not a number spreads to both
+        if not (math.isfinite(least) and math.isfinite(most)):
+            return f"{field.name} is not finite: {value.ravel()[~np.isfinite(value.ravel())][0]}"
+        if not field.low <= least <= most <= field.high:
+            shown = f"{least:g} to {most:g}" if value.dtype.kind == "f" else f"{least} to {most}"
+            return f"{field.name} leaves [{field.low:g}, {field.high:g}]: {shown}"
+    if len(action.values) > len(agent.acts):
+        unknown = set(action.values) - {field.name for field in agent.acts}
         return (
             f"{', '.join(sorted(unknown))} is no part of the action; expected {', '.join(f.name for f in agent.acts)}"
         )
+    if not action.signals:
+        return ""
     sizes = [value.nbytes for arrays in action.signals.values() for value in map(np.asarray, arrays.values())]
     if len(sizes) > MOST_ARRAYS or sum(sizes) > MOST_SIGNAL_BYTES:
         limits = f"{MOST_ARRAYS} and {MOST_SIGNAL_BYTES}"
@@ -485,7 +492,9 @@ def _ignore(seen: Observation) -> None:
 
 def _copy(arrays: Arrays) -> dict[str, np.ndarray]:
     """Our own arrays, read-only and of native byte order: whatever anybody does to his must not reach into the run."""
-    copies = {name: np.array(value, dtype=value.dtype.newbyteorder("=")) for name, value in arrays.items()}
+    copies = {}
+    for name, value in arrays.items():
+        copies[name] = np.array(value, dtype=value.dtype if value.dtype.isnative else value.dtype.newbyteorder("="))
     for value in copies.values():
         value.setflags(write=False)
     return copies

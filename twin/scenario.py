@@ -97,7 +97,7 @@ class Seating(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 1.0
     latency: Annotated[
         Literal["measured"] | Latency,
-        Meta(description="virtual clock: response times, before compute_scale; `measured`, or a table, see below"),
+        Meta(description="virtual: what answers take, before compute_scale; or a table, see below"),
     ] = "measured"
     budget_s: (
         Annotated[float, Meta(gt=0, le=1e6, description="compute time it may use per cycle, s; more is over budget")]
