@@ -7,7 +7,6 @@ in force, rewards, measures.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -23,6 +22,7 @@ import msgspec
 import numpy as np
 
 from twin.errors import RecordError
+from twin.trajectory import Trajectory
 from twin.types import Agent, Answer, Arrays, Observation, Outcome
 
 STATUSES = ("unwritten", "on_time", "missing", "late", "invalid")
@@ -60,7 +60,7 @@ class Record:
         self.decisions: dict[str, dict[str, np.ndarray]] = {name: {} for name in meta["agents"]}
         self.events: list[dict[str, Any]] = []
         if writing:
-            self._trajectory = hashlib.sha256()
+            self._trajectory = Trajectory()
             self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
             self._signals = (folder / "signals.bin").open("ab")
             self._every = {name: agent["every"] for name, agent in meta["agents"].items()}
@@ -93,7 +93,7 @@ class Record:
             "slots": slots,
             "ended": "running",
             "started_utc": (start_utc or datetime.now(UTC)).isoformat(timespec="milliseconds"),
-            "versions": _versions(),
+            "versions": versions(),
             "host": {
                 "node": platform.node(),
                 "kernel": platform.release(),
@@ -128,11 +128,7 @@ class Record:
 
     def observation(self, seen: Observation) -> None:
         """Take an observation into the trajectory."""
-        self._take("observation", seen.agent, seen.slot, seen.values)
-        for sender in sorted(seen.signals):
-            self._take("signal", sender, seen.slot, seen.signals[sender])
-        if seen.reward is not None:
-            self._trajectory.update(struct.pack("<d", seen.reward))
+        self._trajectory.observation(seen)
 
     def decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
         """Write how a cycle ended, and the action that is in force from now on."""
@@ -142,7 +138,7 @@ class Record:
             columns[f"{name}_ns" if name in STAMPS else name][row] = count
         for name, value in in_force.items():
             columns[f"action.{name}"][row] = value
-        self._take("action", agent, slot, in_force)
+        self._trajectory.action(agent, slot, in_force)
         if answer.action is not None and answer.action.signals:
             size = 0
             for to, arrays in answer.action.signals.items():
@@ -169,12 +165,7 @@ class Record:
         for name, value in outcome.measures.items():
             self.slots[name][slot] = value
         self.slots["written"][slot] = True
-        self._take(
-            "outcome",
-            "",
-            slot,
-            {**outcome.measures, **{f"reward.{k}": np.asarray(v) for k, v in outcome.reward.items()}},
-        )
+        self._trajectory.outcome(slot, outcome)
 
     def prepare(self, outcome: Outcome) -> None:
         """Make the columns of the slots, as an outcome shows them; before a clock starts, where there is one."""
@@ -196,11 +187,10 @@ class Record:
             raise RecordError(f"run folder {self.folder}: events.jsonl cannot be written: {error}") from None
 
     def close(self, ended: str, why: str = "", **more: Any) -> None:
-        """Write how the run ended ("finished", "interrupted" or "broken"), and the trajectory hash."""
+        """Write how the run ended ("finished", "interrupted" or "broken"), and the trajectory hash, unless `more` has it."""
         written = int(np.count_nonzero(self.slots["written"])) if self.slots else 0
-        self.meta.update(
-            ended=ended, why=why, slots_written=written, trajectory_hash=self._trajectory.hexdigest(), **more
-        )
+        hash_ = self._trajectory.hexdigest()
+        self.meta |= {"ended": ended, "why": why, "slots_written": written, "trajectory_hash": hash_} | more
         for file in (self._events, self._signals):
             with contextlib.suppress(OSError):  # of a full disk: how the run ended matters more than its last event
                 file.close()
@@ -218,14 +208,6 @@ class Record:
         nothing = np.nan if np.issubdtype(column.dtype, np.floating) else 0
         column[...] = nothing  # touches every page, so that no slot pays for it
         return column
-
-    def _take(self, kind: str, agent: str, slot: int, arrays: Arrays) -> None:
-        update = self._trajectory.update
-        update(f"{kind} {agent} {slot}".encode())
-        for name in sorted(arrays):
-            value = np.asarray(arrays[name])
-            update(f"{name} {value.dtype.str} {value.shape}".encode())
-            update(value.tobytes())
 
     def _write_signal(self, sender: str, receiver: str, slot: int, arrays: Arrays) -> None:
         packed = {name: {"dtype": v.dtype.name, "shape": v.shape, "data": v.tobytes()} for name, v in arrays.items()}
@@ -310,7 +292,8 @@ def _columns(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
             # the run was killed while it made this column: nothing was ever in it
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages a trajectory depends on, as installed here."""
     found = {"python": platform.python_version()}
     for name in ("ntn-twin", "numpy", "numba", "sgp4", "skyfield", "pyzmq", "msgspec", "torch"):
         try:
