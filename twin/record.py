@@ -41,6 +41,7 @@ STAMPS = (  # ns, monotonic; 0 where nobody stamped
     "replied",  # the answer was handed to the socket
     "arrived",  # it reached the twin
 )
+KEYS = ("scenario", "clock", "seed", "slots", "ended", "agents", "resolved")  # of meta.json that every run has
 MOST_WORDS = 300  # of a reason that are kept
 COUNTS = ("cpu_ns", "emulation_ns", "learn_ns", "weights", "learning_misses", "signal_bytes", "overrun")
 
@@ -187,7 +188,7 @@ class Record:
             raise RecordError(f"run folder {self.folder}: events.jsonl cannot be written: {error}") from None
 
     def close(self, ended: str, why: str = "", **more: Any) -> None:
-        """Write how the run ended ("finished", "interrupted" or "broken"), and the trajectory hash, unless `more` has it."""
+        """Write how it ended ("finished", "interrupted" or "broken") and the trajectory hash; `more` goes beside."""
         written = int(np.count_nonzero(self.slots["written"])) if self.slots else 0
         hash_ = self._trajectory.hexdigest()
         self.meta |= {"ended": ended, "why": why, "slots_written": written, "trajectory_hash": hash_} | more
@@ -232,19 +233,26 @@ class Record:
         folder = Path(folder)
         try:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            if missing := [key for key in KEYS if key not in meta]:
+                raise ValueError(f"meta.json lacks {', '.join(missing)}")
             record = cls(folder, meta)
-            record.slots = dict(_columns(folder / "slots"))
-            record.decisions = {name: dict(_columns(folder / "decisions" / name)) for name in meta["agents"]}
+            record.slots = _slots(folder / "slots", meta["slots"])
+            record.decisions = {
+                name: _decisions(folder / "decisions" / name, -(-meta["slots"] // agent["every"]), agent["acts"])
+                for name, agent in meta["agents"].items()
+            }
             lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError as error:
             raise RecordError(f"{folder} is not a run folder: {Path(str(error.filename)).name} is missing") from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"run folder {folder} cannot be read: {error!r}") from None
         for line in lines:
             try:
-                record.events.append(json.loads(line))
+                event = json.loads(line)
             except ValueError:
-                record.events.append({"event": "unreadable", "line": line})  # cut by a kill in mid-write
+                event = None  # cut by a kill in mid-write
+            known = isinstance(event, dict) and "event" in event
+            record.events.append(event if known else {"event": "unreadable", "line": line})
         return record
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -267,29 +275,68 @@ def new_folder(scenario_name: str, out: str | Path | None = None) -> Path:
 
 
 def signals(record: Record) -> Iterator[dict[str, Any]]:
-    """The signals agents sent each other: slot, from, to and arrays, in order; one cut by a kill ends them."""
-    data, at = (record.folder / "signals.bin").read_bytes(), 0
+    """The signals agents sent each other: slot, from, to and arrays, in order; one cut by a kill ends them.
+
+    Raises RecordError for what is no signal.
+    """
+    path, at = record.folder / "signals.bin", 0
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"run folder {record.folder}: signals.bin cannot be read: {error}") from None
     while at + 4 <= len(data):
         (size,) = struct.unpack_from("<I", data, at)
         if at + 4 + size > len(data):
             return
-        message = msgspec.msgpack.decode(data[at + 4 : at + 4 + size])
-        message["arrays"] = {
-            name: np.frombuffer(a["data"], dtype=a["dtype"]).reshape(a["shape"])
-            for name, a in message["arrays"].items()
-        }
+        try:
+            message = msgspec.msgpack.decode(data[at + 4 : at + 4 + size])
+            message["arrays"] = {
+                name: np.frombuffer(a["data"], dtype=a["dtype"]).reshape(a["shape"])
+                for name, a in message["arrays"].items()
+            }
+            yield {key: message[key] for key in ("slot", "from", "to", "arrays")}
+        except (msgspec.MsgspecError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecordError(f"run folder {record.folder}: no signal at byte {at} of signals.bin: {error!r}") from None
         at += 4 + size
-        yield message
 
 
-def _columns(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _slots(folder: Path, rows: int) -> dict[str, np.ndarray]:
+    """Columns of the slots. One that a kill cut while it was made held nothing yet: it is left out."""
+    columns, cut = {}, []
     for path in sorted(folder.glob("*.npy")):
         try:
-            yield path.name.removesuffix(".npy"), np.load(path, mmap_mode="r")
-        except (EOFError, ValueError):
+            columns[path.name.removesuffix(".npy")] = _column(path, rows)
+        except ValueError as error:
             if path.read_bytes()[:6] not in (b"", b"\x93NUMPY"):
                 raise
-            # the run was killed while it made this column: nothing was ever in it
+            cut.append(error)
+    if cut and "written" in columns and columns["written"].any():
+        raise cut[0]
+    return columns
+
+
+def _decisions(folder: Path, rows: int, acts: list[Any]) -> dict[str, np.ndarray]:
+    """Columns of an agent's cycles; a stamp or count that nobody recorded, because it is newer than the run, is 0."""
+    columns = {path.name.removesuffix(".npy"): _column(path, rows) for path in sorted(folder.glob("*.npy"))}
+    for name in ("status", "source", *(f"action.{field[0]}" for field in acts)):
+        if name not in columns:
+            raise ValueError(f"decisions/{folder.name}/{name}.npy is missing")
+    for name, values in (("status", STATUSES), ("source", SOURCES)):
+        if columns[name].max(initial=0) >= len(values):
+            raise ValueError(f"{folder.name}/{name}.npy holds a number beyond {', '.join(values)}")
+    for name in (*(f"{stamp}_ns" for stamp in STAMPS), *COUNTS):
+        columns.setdefault(name, np.zeros(rows, "int64"))
+    return columns
+
+
+def _column(path: Path, rows: int) -> np.ndarray:
+    try:
+        column = np.load(path, mmap_mode="r")
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{path.parent.name}/{path.name} is damaged: {error}") from None
+    if column.shape[:1] != (rows,):
+        raise TypeError(f"{path.parent.name}/{path.name} has shape {column.shape}, expected {rows} rows")
+    return column
 
 
 def versions() -> dict[str, str]:
