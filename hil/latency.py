@@ -5,7 +5,8 @@ for every cycle it held up. The named components of a cycle add up to its respon
 `unaccounted`.
 """
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from twin.record import SOURCES, STATUSES, Record
 from twin.units import NS_PER_US
 
 OF_A_SATELLITE = ("elevation_deg", "los", "tx_error_deg", "rx_error_deg")
+BLOCKS = ("used_rb", "reserved_rb")  # masks, one element per group of resource blocks
 COMPONENTS = (
     "release_lateness",
     "observe",
@@ -49,9 +51,9 @@ class Spread:
         p50, p90, p99, p999 = (float(x) for x in np.percentile(values, (50, 90, 99, 99.9)))
         return cls(values.size, float(values.mean()), p50, p90, p99, p999, float(values.max()))
 
-    def brief(self) -> dict[str, float | None]:
-        """p50, p99 and max, as `--json` prints them."""
-        return {"p50": self.p50, "p99": self.p99, "max": self.max}
+    def to_dict(self) -> dict[str, float | None]:
+        """As `--json` prints it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class AgentLatency:
     components_us: dict[str, Spread]
     accounted_share: float | None
     first_response_us: float | None
+    until_answered_us: Spread
+    unanswered: int
+    stale: int | None
+    duplicates: int | None
 
     @property
     def on_time(self) -> int:
@@ -112,6 +118,10 @@ class AgentLatency:
             "missing": self.statuses["missing"],
             "late": self.statuses["late"],
             "invalid": self.statuses["invalid"],
+            "unanswered": self.unanswered,
+            "stale": self.stale,
+            "duplicates": self.duplicates,
+            "sources": self.sources,
             "longest_miss_run": self.longest_miss_run,
             "at_least": self.at_least and {"m": self.at_least[0], "k": self.at_least[1], "held": self.at_least_held},
             "reward_mean": self.reward_mean,
@@ -120,10 +130,11 @@ class AgentLatency:
             "weights": self.weights,
             "accounted_share": self.accounted_share,
             "first_response_us": self.first_response_us,
-            **{name: getattr(self, name).brief() for name in spreads},
-            "order_wait_us": self.order_wait_us.brief(),
-            "learn_us": self.learn_us.brief(),
-            "components_us": {name: spread.brief() for name, spread in self.components_us.items()},
+            **{name: getattr(self, name).to_dict() for name in spreads},
+            "until_answered_us": self.until_answered_us.to_dict(),
+            "order_wait_us": self.order_wait_us.to_dict(),
+            "learn_us": self.learn_us.to_dict(),
+            "components_us": {name: spread.to_dict() for name, spread in self.components_us.items()},
         }
 
 
@@ -142,6 +153,8 @@ class LatencyReport:
     twin_overruns: int | None
     agents: dict[str, AgentLatency]
     measures: dict[str, float] = field(default_factory=dict)
+    refused: int | None = None
+    events: dict[str, int] = field(default_factory=dict)
 
     def __getitem__(self, agent: str) -> AgentLatency:
         return self.agents[agent]
@@ -158,6 +171,8 @@ class LatencyReport:
             "why": self.why,
             "trajectory_hash": self.trajectory_hash,
             "twin_overruns": self.twin_overruns,
+            "refused": self.refused,
+            "events": self.events,
             "measures": self.measures,
             "agents": {name: agent.to_dict() for name, agent in self.agents.items()},
         }
@@ -180,22 +195,31 @@ def report(record: Record) -> LatencyReport:
         twin_overruns=None if overruns is None else len(overruns),
         agents={name: _agent(record, name, written) for name in meta["agents"]},
         measures=_measures(record, written),
+        refused=meta.get("refused"),
+        events=dict(Counter(event["event"] for event in record.events)),
     )
 
 
 def _measures(record: Record, written: np.ndarray) -> dict[str, float]:
-    """Means over the run of what is one number per slot; of what only a serving satellite has, over its slots."""
+    """Means over the run of what is one number per slot; of what only a serving satellite has, over its slots.
+
+    Of a mask of resource blocks, the share of them; `satisfied_demand` is what was served of all that was asked for.
+    """
     if not written.any():
         return {}
     number = record.slots.get("satellite")
     served = written if number is None else written & (np.asarray(number) != 0)
     means = {} if number is None else {"served_slots": float(served.sum() / written.sum())}
     for name, column in record.slots.items():
-        slots = served if name in OF_A_SATELLITE else written
+        slots = served if name in (*OF_A_SATELLITE, *BLOCKS) else written
+        if name in BLOCKS and column.dtype.kind == "b" and slots.any():
+            means[f"{name}_share"] = float(np.mean(column[slots]))
         if name == "written" or name.startswith("reward.") or column.ndim != 1 or column.dtype.kind not in "fb":
             continue
         if slots.any():
             means[name] = float(np.mean(column[slots], dtype=np.float64))
+    if means.get("demand_bps", 0.0) > 0.0 and "served_bps" in means:
+        means["satisfied_demand"] = means["served_bps"] / means["demand_bps"]
     return means
 
 
@@ -220,6 +244,8 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
         share = 1.0 - unaccounted / response
     answered = np.isfinite(response) & later
     components = {key: Spread.of(value[later]) for key, value in parts.items()}
+    until_answered = np.where(np.isfinite(response), response, _next_answer_us(column, realtime))
+    messages = (record.meta.get("messages") or {}).get(name, {})
     return AgentLatency(
         name=name,
         every=record.meta["agents"][name]["every"],
@@ -244,6 +270,10 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
         components_us=components,
         accounted_share=float(np.median(share[answered])) if answered.any() else None,
         first_response_us=_number(response[~later]),
+        until_answered_us=Spread.of(until_answered[later]),
+        unanswered=int(np.sum(~np.isfinite(response))),
+        stale=messages.get("stale"),
+        duplicates=messages.get("duplicates"),
     )
 
 
@@ -277,6 +307,15 @@ def _parts_us(column: dict[str, np.ndarray], realtime: bool) -> dict[str, np.nda
         parts["release_lateness"] = np.full_like(parts["response"], np.nan)
         parts["response"] = at["arrived"] - at["begin"]
     return {name: value / NS_PER_US for name, value in parts.items()}
+
+
+def _next_answer_us(column: dict[str, np.ndarray], realtime: bool) -> np.ndarray:
+    """From each cycle's release to the seat's next answer, microseconds; where none came, to the last deadline."""
+    arrived = np.where(column["arrived_ns"] > 0, column["arrived_ns"], np.nan)
+    next_ns = np.fmin.accumulate(arrived[::-1])[::-1]
+    last_ns = float(column["due_ns"].max(initial=0)) or np.nan
+    since_ns = column["release_ns" if realtime else "begin_ns"]
+    return (np.where(np.isnan(next_ns), last_ns, next_ns) - since_ns) / NS_PER_US
 
 
 def _longest_run(flags: np.ndarray) -> int:
