@@ -1,6 +1,6 @@
 """The command `ntn-twin`: verbs, tables, picture.
 
-Exit codes: 0 fine; 1 the run broke one of its own limits; 2 bad input; 3 a controller never came;
+Exit codes: 0 fine; 1 the run broke one of its own limits, or a replay differs; 2 bad input; 3 a controller never came;
 130 Ctrl-C.
 Tables and progress are for people; `--json` puts exactly one object on stdout for machines.
 """
@@ -227,6 +227,38 @@ def report(
     from twin.record import Record
 
     _show(Record.open(run_folder), as_json)
+
+
+@app.command()
+def replay(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    controller: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AGENT=CONTROLLER", help="asked beside the recorded one, never put in force; repeatable"),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="where the scenario's files lie, if not where they lay when it was recorded")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="write a run folder, of shadowed seats with what they decided")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fly a recorded run again from its actions and misses: the same trajectory (0) or not (1); shadow mode."""
+    from hil.replay import replay as fly_again
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = fly_again(run_folder, _pairs(controller, "--controller"), folder, out)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        typer.echo(str(result))
+    if not result.same:
+        raise typer.Exit(1)
 
 
 @app.command()

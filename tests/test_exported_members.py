@@ -31,7 +31,7 @@ TWIN = [
     "run",
     "select",
 ]
-HIL = ["LatencyReport", "latency", "report", "run", "serve"]
+HIL = ["LatencyReport", "latency", "replay", "report", "run", "serve"]
 ERRORS = {
     "ContractBroken",
     "TwinError",
