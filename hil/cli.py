@@ -8,6 +8,7 @@ Tables and progress are for people; `--json` puts exactly one object on stdout f
 import json
 import signal
 import sys
+import threading
 import tomllib
 import warnings
 from pathlib import Path
@@ -148,8 +149,10 @@ def _passes(loaded: Any, hours: float | None, mask_deg: float | None) -> dict[st
 @app.command()
 def run(
     scenario: ScenarioName = "quickstart",
-    clock: Annotated[str | None, typer.Option(help="lockstep or realtime; default: the scenario's")] = None,
-    rt_factor: Annotated[float | None, typer.Option(help="realtime: simulated seconds per wall second")] = None,
+    clock: Annotated[str | None, typer.Option(help="lockstep, realtime or virtual; default: the scenario's")] = None,
+    rt_factor: Annotated[
+        float | None, typer.Option(help="realtime, virtual: simulated seconds per wall second")
+    ] = None,
     seat: Annotated[
         list[str] | None, typer.Option(metavar="AGENT=CONTROLLER", help="who sits there, e.g. ue=external; repeatable")
     ] = None,
@@ -163,14 +166,22 @@ def run(
         typer.Option(help="address controllers connect to; default: tcp://127.0.0.1:5555 when a seat is external"),
     ] = None,
     processes: Annotated[
-        bool, typer.Option("--processes", help="lockstep: a process per seat; realtime always has them")
+        bool, typer.Option("--processes", help="lockstep, virtual: a process per seat; realtime always has them")
+    ] = False,
+    paused: Annotated[
+        bool,
+        typer.Option("--paused", help="lockstep, virtual: stand before slot 0 and read commands from standard input"),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Fly a scenario: in lock-step, or in real time with a process on each seat; then a table, and the run folder."""
+    """Fly a scenario: in lock-step, or in real time with a process on each seat; then a table, and the run folder.
+
+    With --paused a line of standard input steps the run: empty for one slot, a number for so many, r to run on, p to
+    pause.
+    """
+    from hil import gate as gates
     from hil import launch
     from twin.record import Record, new_folder
-    from twin.runner import run as run_here
     from twin.scenario import EXTERNAL, load
 
     loaded = load(
@@ -180,14 +191,12 @@ def run(
     there = processes or loaded.clock == "realtime" or any(s.controller == EXTERNAL for s in loaded.agents.values())
     fresh = not folder.exists()
     signal.signal(signal.SIGTERM, _interrupt)
-    picture = Picture(loaded)
+    picture, gate = Picture(loaded), gates.Gate(paused=True) if paused else None
     try:
         with picture:
-            if there:
-                record = launch.run(loaded, out=folder, bind=bind, watch=picture.watch, say=picture.say)
-            else:
-                picture.say("compiling and building the world")
-                record = run_here(loaded, out=folder, watch=picture.watch)
+            if gate is not None:
+                threading.Thread(target=gates.obey, args=(gate, sys.stdin, picture.say), daemon=True).start()
+            record = launch.run(loaded, None, folder, bind, picture.watch, picture.say, processes=there, gate=gate)
     except KeyboardInterrupt:
         err.print("stopped")
         if fresh and (folder / "meta.json").exists():

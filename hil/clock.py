@@ -1,9 +1,11 @@
 """Real time: slot n is released at start + n * slot_s / rt_factor on the monotonic clock, an absolute grid.
 
+Virtual time is the same grid on a clock that stands still until it is moved.
 The clock sleeps by a function it is given (`wait_until`), so that a twin listens to its sockets while it waits, and a
 test can hold time still.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -86,3 +88,31 @@ class RealTime:
         if agent.delay:
             return start_ns
         return start_ns + round(self._windows[agent.name] * self.slot_s / self.rt_factor * NS_PER_S)
+
+
+class Virtual(RealTime):
+    """The clock whose time stands still but where somebody says that it passes: the same grid and the same deadlines.
+
+    The twin waits for every due answer; what it took is modelled (hil.modelled), and moves the clock.
+    """
+
+    name = "virtual"
+
+    def __init__(
+        self,
+        slot_s: float,
+        agents: tuple[Agent, ...],
+        rt_factor: float = 1.0,
+        hold: Callable[[int], None] = lambda slot: None,
+    ):
+        self._ns, self._hold = 0, hold
+        super().__init__(slot_s, agents, rt_factor, math.inf, self.pass_until, lambda: self._ns)
+
+    def start(self, slot: int) -> None:
+        """Let time pass until the slot is due, unless somebody holds it."""
+        self._hold(slot)
+        super().start(slot)
+
+    def pass_until(self, until_ns: int) -> None:
+        """Let time pass; it never runs back."""
+        self._ns = max(self._ns, until_ns)

@@ -19,11 +19,10 @@ from hil import wire
 from hil.clock import SPIN_NS
 from twin.errors import SeatEmpty, TwinError, WireError
 from twin.runner import check_action
-from twin.types import Action, Agent, Answer, Observation
-from twin.units import NS_PER_S
+from twin.types import Action, Agent, Answer, Observation, Outcome
+from twin.units import NS_PER_MS, NS_PER_S
 
 CLOCK_ID = "monotonic"
-READ_AT_ONCE = 64  # messages read before the time is looked at again, so that a flood cannot hold the loop up
 WELCOME_EVERY_NS = NS_PER_S // 10
 DOUBT_NS = NS_PER_S  # after somebody unsubscribed, seats are probed for so long
 PROBE_EVERY_NS = NS_PER_S // 500
@@ -33,6 +32,8 @@ FOR_EVER_NS = 2**60
 KEPT = 32  # cycles remembered, to tell a duplicate and a late answer from a stale one
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
+WATCHERS = "twin"  # topics that belong to no seat
+READ_AT_ONCE = 64  # messages read after the time is there, so that a flood cannot hold the loop up
 Event = Callable[..., None]
 
 
@@ -42,16 +43,18 @@ class Hub:
     address   where observations leave (hil.wire.endpoints); None lets the system choose a port on loopback
     event     called with a kind and details for everything worth a line in the record
     alive     called while waiting; raises what should end the wait (a dead child before the start)
+    idle      called while waiting, with the time by which it must return, ns
     """
 
     def __init__(self, run: str, address: str | None = None, event: Event = lambda kind, **what: None):
         self.run, self.event = run, event
         self.alive: Callable[[], None] = lambda: None
+        self.idle: Callable[[int], None] = lambda until_ns: None
         self.seats: dict[str, There] = {}
         self.refused = 0
         self.looked_ns = 0  # when the sockets were last found empty
         self._noted: Counter[str] = Counter()
-        self._doubt_until_ns = self._probe_ns = 0
+        self._doubt_until_ns = self._tend_ns = 0
         self._topics: Counter[bytes] = Counter()
         self._context = zmq.Context()
         self._out, self._in = self._context.socket(zmq.XPUB), self._context.socket(zmq.ROUTER)
@@ -67,6 +70,7 @@ class Hub:
         except BaseException:
             self.close()
             raise
+        self._both = [(self._in, zmq.POLLIN), (self._out, zmq.POLLIN)]
         self._fds = [int(each.getsockopt(zmq.FD)) for each in (self._out, self._in)]
 
     def _bind(self, address: str | None) -> str:
@@ -103,19 +107,40 @@ class Hub:
     # waiting
 
     def listen(self, until_ns: int, enough: Callable[[], bool] = lambda: False) -> None:
-        """Read what comes, stamped as it comes, until the time is there or it is enough; always once after the time."""
+        """Read what comes, stamped as it comes, until the time is there or it is enough; always once after the time.
+
+        While it has time, it does what can be done at any time (`idle`).
+        """
+        overdue = 0  # messages read after the time: a flood must not hold the loop up
         while True:
-            over = time.monotonic_ns() >= until_ns
-            all_read = self._read()
-            if over or enough():
-                return
             now = time.monotonic_ns()
-            rest = until_ns - now
-            if rest > SPIN_NS and all_read:  # the descriptors tell of edges: sleep on them only when nothing is left
-                nap_ns = min(rest - SPIN_NS, PROBE_EVERY_NS if now < self._doubt_until_ns else LIVENESS_NS)
-                select.select(self._fds, [], [], nap_ns / NS_PER_S)
-                self.looked_ns = min(time.monotonic_ns(), now + nap_ns)  # whatever had come would have woken us
-                self.alive()
+            if now >= self._tend_ns:
+                self._tend(now)
+            done = enough()
+            over = done or now >= until_ns
+            read = self._read(now, now if over else until_ns)
+            overdue += read if over else 0
+            if over and (not read or overdue >= READ_AT_ONCE):
+                return
+
+    def look_soon(self) -> None:
+        """Something changed: look after the seats before anything else."""
+        self._tend_ns = 0
+
+    def _tend(self, now: int) -> None:
+        """Look after the seats: who has died, who fell silent, who was not welcomed yet."""
+        self.alive()
+        in_doubt = now < self._doubt_until_ns
+        for seat in self.seats.values():
+            if in_doubt:
+                seat.probe()  # its other connection may close a little later
+            seat.tend(now)
+        restless = in_doubt or not all(seat.ready for seat in self.seats.values())
+        self._tend_ns = now + (PROBE_EVERY_NS if restless else LIVENESS_NS)
+
+    def nap(self, wait_s: float) -> None:
+        """Listen for some seconds."""
+        self.listen(time.monotonic_ns() + round(wait_s * NS_PER_S))
 
     def note(self, kind: str, **what: Any) -> None:
         """Note what a peer did, unless it did it a hundred times already: a flood must not fill the disk."""
@@ -123,20 +148,26 @@ class Hub:
         if self._noted[kind] <= NOTED:
             self.event(kind, **what)
 
-    def _read(self) -> bool:
-        """Read both sockets, a bounded number of messages; whether that was all."""
-        now = time.monotonic_ns()
-        if self._probe_ns <= now < self._doubt_until_ns:
-            self._probe_ns = now + PROBE_EVERY_NS  # its other connection may close a little later
-            for seat in self.seats.values():
-                seat.probe()
-        for seat in self.seats.values():
-            seat.tend(now)
-        all_subscriptions = _drain(self._out.recv, self._subscription)
-        if _drain(self._in.recv_multipart, self._incoming) and all_subscriptions:
+    def _read(self, now: int, until_ns: int) -> int:
+        """Wait for a message, at most until shortly before a time, and read one of each socket; how many there were."""
+        rest, nap_ns = until_ns - now, min(until_ns - SPIN_NS, self._tend_ns) - now
+        ready = [] if rest > LIVENESS_NS else zmq.zmq_poll(self._both, 0)
+        if not ready:
             self.looked_ns = now
-            return True
-        return False
+            if rest > SPIN_NS:
+                self.idle(until_ns - SPIN_NS)
+            if nap_ns >= NS_PER_MS:
+                ready = zmq.zmq_poll(self._both, nap_ns // NS_PER_MS)
+            elif nap_ns > 0:  # finer than ZeroMQ's own wait; its descriptors tell of what comes from now on
+                select.select(self._fds, [], [], nap_ns / NS_PER_S)
+            if nap_ns > 0:
+                self.looked_ns = min(time.monotonic_ns(), now + nap_ns)  # whatever had come would have woken us
+        for each, _ in ready:
+            if each is self._in:
+                self._incoming(self._in.recv_multipart(zmq.NOBLOCK))
+            else:
+                self._subscription(self._out.recv(zmq.NOBLOCK))
+        return len(ready)
 
     def _subscription(self, message: bytes) -> None:
         topic = message[1:]
@@ -147,10 +178,11 @@ class Hub:
             if self._topics[topic] <= 0:
                 del self._topics[topic]
             self._doubt_until_ns = time.monotonic_ns() + DOUBT_NS  # a watcher left, or a controller
+        self.look_soon()
 
-    def subscribed(self, agent: str) -> bool:
+    def subscribed(self, agent: str, kind: str = "observation") -> bool:
         """Whether anybody listens to what this agent is told."""
-        topic = f"{agent}.observation".encode()
+        topic = f"{agent}.{kind}".encode()
         return any(topic.startswith(prefix) for prefix in self._topics)
 
     def _incoming(self, frames: list[bytes]) -> None:
@@ -226,6 +258,25 @@ class Hub:
         self._out.send_multipart(frames, zmq.NOBLOCK)
         return sent_ns
 
+    def tell_slot(self, slot: int, slot_s: float, outcome: Outcome, tally: Mapping[str, Mapping[str, int]]) -> None:
+        """Publish what a slot brought, if anybody watches."""
+        if not self.subscribed(WATCHERS, "slot"):
+            return
+        rewards = {name: float(reward) for name, reward in outcome.reward.items()}
+        counts = {name: dict(counts) for name, counts in tally.items()}
+        t_sim_ns, measures = round(slot * slot_s * NS_PER_S), wire.pack(outcome.measures)
+        self.send(
+            WATCHERS,
+            "slot",
+            wire.Slot(self.run, slot, t_sim_ns, time.monotonic_ns(), CLOCK_ID, rewards, measures, counts),
+        )
+
+    def tell_event(self, event: Mapping[str, Any]) -> None:
+        """Publish an event of the record, if anybody watches."""
+        if self.subscribed(WATCHERS, "event"):
+            what = {key: value for key, value in event.items() if key not in ("event", "t_mono_ns")}
+            self.send(WATCHERS, "event", wire.Event(self.run, event["event"], event["t_mono_ns"], what))
+
     def gather(self, wait_s: float) -> None:
         """Wait until every seat is taken and ready. Raises SeatEmpty naming one that is not, and how to take it."""
         until = time.monotonic_ns() + round(wait_s * NS_PER_S)
@@ -248,17 +299,6 @@ def _answers(path: str) -> bool:
     """Whether somebody listens on a Unix socket: ZeroMQ would take the path over without a word."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(path) == 0
-
-
-def _drain(receive: Callable[[int], Any], handle: Callable[[Any], None]) -> bool:
-    """Handle what has come, a bounded number of messages; whether that was all."""
-    for _ in range(READ_AT_ONCE):
-        try:
-            message = receive(zmq.NOBLOCK)
-        except zmq.Again:
-            return True
-        handle(message)
-    return False
 
 
 @dataclass
@@ -302,7 +342,7 @@ class There:
         self.ready = False
         self.heard_ns = 0
         self.heartbeat_s = 0.0
-        self.late: list[tuple[int, Mapping[str, int]]] = []
+        self.late: list[tuple[int, Answer]] = []
         self.stale = self.duplicates = 0
         self._cycle_ns = round(welcome.every * welcome.slot_s / welcome.rt_factor * NS_PER_S)
         self._welcomed_ns = 0
@@ -320,6 +360,7 @@ class There:
         self.identity, self.client, self.ready = identity, hello.client[:100], hello.ready
         self.heartbeat_s, self.heard_ns = hello.heartbeat_s, time.monotonic_ns()
         self._welcomed_ns = self._busy_until_ns = 0
+        self.hub.look_soon()
         self.hub.note("seated", agent=self.agent.name, client=self.client)
 
     def leave(self, why: str) -> None:
@@ -395,7 +436,7 @@ class There:
         """A settled cycle's answer: late if valid and before the seat's next deadline, else stale."""
         answer = cycle.answer
         if answer and answer.status == "on_time" and answer.stamps["arrived"] <= cycle.due_ns + self._cycle_ns:
-            self.late.append((slot, answer.stamps))
+            self.late.append((slot, answer))
         else:
             self._stale(slot, "it came after the seat's next deadline")
 

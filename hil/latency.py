@@ -227,7 +227,7 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
     columns = record.decisions[name]
     settled = np.flatnonzero(columns["status"])
     column = {key: np.asarray(value[settled]) for key, value in columns.items() if not key.startswith("action.")}
-    realtime = record.meta["clock"] == "realtime"
+    realtime = record.meta["clock"] != "lockstep"
     parts = _parts_us(column, realtime)
     response = parts.pop("response")
     unaccounted = np.round(response - np.nansum(list(parts.values()), axis=0), 3) + 0.0  # stamps are whole ns; no -0

@@ -9,20 +9,23 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from hil import wire
-from hil.clock import RealTime
+from hil.clock import RealTime, Virtual, sleep_until
+from hil.gate import Gate
 from hil.hub import Hub, There, facts_of
+from hil.modelled import Modelled, model_of
 from twin.errors import ControllerError, ScenarioError
 from twin.record import Record, new_folder
 from twin.runner import LockStep, Watch, describe, drive
+from twin.runner import run as run_here
 from twin.scenario import EXTERNAL, Scenario, agent_seed, build
-from twin.types import Outcome, World
+from twin.types import Agent, Outcome, Seat, World
 
 EXTERNAL_ADDRESS = "tcp://127.0.0.1:5555"  # where an external controller finds the twin when nobody says otherwise
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -108,6 +111,9 @@ class Crew:
         return "\n".join(f"    {line}" for line in lines[-LAST_LINES:]) or "    (it printed nothing)"
 
 
+CLOCKS = (LockStep.name, RealTime.name, Virtual.name)
+
+
 def run(
     scenario: Scenario,
     clock: str | None = None,
@@ -115,38 +121,46 @@ def run(
     bind: str | None = None,
     watch: Watch | None = None,
     say: Callable[[str], None] = lambda text: None,
+    processes: bool = True,
+    gate: Gate | None = None,
 ) -> Record:
     """Fly a scenario with a process on each seat; "external" seats are awaited.
 
-    clock   "lockstep" or "realtime"; None takes the scenario's
-    out     the run folder; None makes one under runs/
-    bind    the address controllers connect to; None: a free port, or tcp://127.0.0.1:5555 when a seat is external
-    watch   called after each slot with its outcome and the tally of cycles; must return at once
-    say     told what is going on before the clock starts, for a person to read
+    clock      "lockstep", "realtime" or "virtual"; None takes the scenario's
+    out        the run folder; None makes one under runs/
+    bind       the address controllers connect to; None: a free port, or tcp://127.0.0.1:5555 when a seat is external
+    watch      called after each slot with its outcome and the tally of cycles; must return at once
+    say        told what is going on before the clock starts, for a person to read
+    processes  False: controllers in this process, not in real time
+    gate       pauses and steps the run, not in real time
 
     Returns the record. Raises ScenarioError, ControllerError, SeatEmpty before the start, RunBroken after it; whatever
     was recorded by then stays readable.
     """
     clock_name = clock or scenario.clock
-    if clock_name not in (LockStep.name, RealTime.name):
-        raise ScenarioError(f"clock {clock_name!r} is unknown; there are {LockStep.name}, {RealTime.name}")
+    _check(scenario, clock_name, processes, gate)
     world = build(scenario)
+    if not processes:
+        say("in this process: " + ", ".join(f"{a.name} ({scenario.seating(a.name).controller})" for a in world.agents))
+        ticking = _clock(clock_name, scenario, world, gate, time.sleep)
+        return run_here(scenario, out, watch, ticking, lambda a, seat: _judged(a, seat, scenario, ticking), world)
     outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
     run_id = uuid.uuid4().hex
-    meta = describe(scenario, world, clock_name, "there") | {"run_id": run_id, "rt_factor": scenario.rt_factor}
+    meta = describe(scenario, world, clock_name, "there") | {"run_id": run_id}
     hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None))
     try:
         record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario.text)
     except BaseException:
         hub.close()
         raise
-    hub.event = record.event
+    hub.event, record.tell = record.event, hub.tell_event
     crew = Crew(record.folder, record.event, lambda agent: hub.seats[agent].leave("its process ended"))
     hub.alive = crew.look
-    ticking: LockStep | RealTime = LockStep()
+    ticking = _clock(clock_name, scenario, world, gate, hub.nap, hub.listen)
     ended, why = "broken", ""
     try:
-        seats = {a.name: _seat(hub, scenario, world, a.name, clock_name) for a in world.agents}
+        there = {a.name: _seat(hub, scenario, world, a.name, clock_name) for a in world.agents}
+        seats = {a.name: _judged(a, there[a.name], scenario, ticking) for a in world.agents}
         record.prepare(_warm_up(world, scenario.seed))
         for name in seats:
             if name in outside:
@@ -156,14 +170,18 @@ def run(
         say("starting " + ", ".join(f"{name} ({scenario.seating(name).controller})" for name in seats))
         hub.gather(scenario.seat_wait_s)
         crew.started = True
-        if clock_name == RealTime.name:
-            ticking = RealTime(
-                scenario.slot_s, world.agents, scenario.rt_factor, scenario.max_lag_s, wait_until=hub.listen
-            )
+        record.defer()
+        hub.idle = record.write_until
         gc.collect()
         gc.freeze()
-        on_miss = {a.name: scenario.seating(a.name).on_miss for a in world.agents}
-        drive(world, seats, ticking, scenario.slots, scenario.seed, record, on_miss, watch)
+        seatings = {a.name: scenario.seating(a.name) for a in world.agents}
+
+        def told(slot: int, outcome: Outcome, tally: Mapping[str, Mapping[str, int]]) -> None:
+            hub.tell_slot(slot, world.slot_s, outcome, tally)
+            if watch is not None:
+                watch(slot, outcome, tally)
+
+        drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, told)
         ended = "finished"
     except KeyboardInterrupt:
         ended, why = "interrupted", "stopped by the user"
@@ -179,6 +197,46 @@ def run(
             leaving.callback(crew.stop)
             leaving.callback(hub.stop, why or ended)
     return record
+
+
+def _check(scenario: Scenario, clock: str, processes: bool, gate: Gate | None) -> None:
+    """What fits together. Raises ScenarioError."""
+    if clock not in CLOCKS:
+        raise ScenarioError(f"clock {clock!r} is unknown; there are {', '.join(CLOCKS)}")
+    if clock == RealTime.name and not processes:
+        raise ScenarioError("in real time every controller is a process of its own: it would hold up the loop")
+    if clock == RealTime.name and gate is not None:
+        raise ScenarioError("real time cannot be paused; fly with --clock lockstep or virtual")
+    for name, seating in scenario.agents.items():
+        if clock == RealTime.name and seating.compute_scale < 1.0:
+            raise ScenarioError(
+                f"agent.{name}.compute_scale {seating.compute_scale:g} asks for a faster computer than this one; "
+                f"only the virtual clock can model that"
+            )
+
+
+def _clock(
+    name: str,
+    scenario: Scenario,
+    world: World,
+    gate: Gate | None,
+    nap: Callable[[float], object],
+    wait_until: Callable[[int], None] = sleep_until,
+) -> LockStep | RealTime:
+    hold = (lambda slot: gate.hold(slot, nap)) if gate else (lambda slot: None)
+    if name == LockStep.name:
+        return LockStep(hold)
+    if name == Virtual.name:
+        return Virtual(scenario.slot_s, world.agents, scenario.rt_factor, hold)
+    return RealTime(scenario.slot_s, world.agents, scenario.rt_factor, scenario.max_lag_s, wait_until)
+
+
+def _judged(agent: Agent, seat: Seat, scenario: Scenario, clock: LockStep | RealTime) -> Seat:
+    """A seat with what stands between it and the loop: under virtual time, the model of its response times."""
+    if not isinstance(clock, Virtual):
+        return seat
+    seating = scenario.seating(agent.name)
+    return Modelled(seat, clock, agent, model_of(agent, seating, scenario.seed), seating.compute_scale)
 
 
 def _close(record: Record, hub: Hub, ticking: LockStep | RealTime, ended: str, why: str) -> None:

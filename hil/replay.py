@@ -17,7 +17,7 @@ from hil.recorded import RecordEnds, Replayed, Shadow, ShadowReport
 from twin.errors import ControllerError, RecordError, ScenarioError
 from twin.record import Record, signals, versions
 from twin.runner import Here, LockStep, describe, drive
-from twin.scenario import SHIPPED, Scenario, agent_seed, build, make_controller, scenario_of
+from twin.scenario import SHIPPED, Scenario, Seating, agent_seed, build, make_controller, scenario_of
 from twin.trajectory import Trajectory
 from twin.types import Answer, Arrays, Observation, Outcome, Seat, World
 
@@ -258,9 +258,10 @@ class Book:
 
 def _fly(world: World, seats: Mapping[str, Seat], scenario: Scenario, book: Book) -> str:
     """Drive to where the record ends; why it ends there, or "". No limit is judged again: the record knows its end."""
-    on_miss = {name: "default" if scenario.seating(name).on_miss == "default" else "hold" for name in seats}
+    default = {name: scenario.seating(name).on_miss == "default" for name in seats}
+    seatings = {name: Seating(on_miss="default" if default[name] else "hold") for name in seats}
     try:
-        drive(world, seats, LockStep(), scenario.slots, scenario.seed, cast(Record, book), on_miss)
+        drive(world, seats, LockStep(), scenario.slots, scenario.seed, cast(Record, book), seatings)
     except RecordEnds as end:
         return str(end)
     except ControllerError:

@@ -138,8 +138,30 @@ class Stop(msgspec.Struct, tag_field="kind", tag="stop"):
     reason: str
 
 
+class Slot(msgspec.Struct, tag_field="kind", tag="slot"):
+    """Out, for watchers: what a slot brought. tally: how many cycles of each agent ended how, so far."""
+
+    run: str
+    slot: int
+    t_sim_ns: int
+    t_mono_ns: int
+    clock_id: str
+    rewards: dict[str, float]
+    measures: Bundle
+    tally: dict[str, dict[str, int]]
+
+
+class Event(msgspec.Struct, tag_field="kind", tag="event"):
+    """Out, for watchers: a line of the run's events, as it is noted."""
+
+    run: str
+    event: str
+    t_mono_ns: int
+    what: dict[str, Any]
+
+
 Incoming = Hello | Ready | Reply | Heartbeat
-Outgoing = Welcome | Asked | Refused | Stop | Heartbeat
+Outgoing = Welcome | Asked | Refused | Stop | Heartbeat | Slot | Event
 
 encode = msgspec.msgpack.Encoder().encode
 _incoming = msgspec.msgpack.Decoder(Incoming)

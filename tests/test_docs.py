@@ -24,7 +24,9 @@ from twin.schema import options_of, scenario_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
-MESSAGES = [wire.Hello, wire.Ready, wire.Reply, wire.Heartbeat, wire.Welcome, wire.Asked, wire.Refused, wire.Stop]
+IN = [wire.Hello, wire.Ready, wire.Reply, wire.Heartbeat]
+OUT = [wire.Welcome, wire.Asked, wire.Refused, wire.Stop, wire.Slot, wire.Event]
+MESSAGES = [*IN, *OUT]
 
 
 def page(name):

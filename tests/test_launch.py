@@ -508,3 +508,32 @@ def _children_of(pid):
         ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
     ).stdout
     return [int(line) for line in listed.split()]
+
+
+def test_watcher_hears_of_every_slot_and_of_events_and_changes_nothing(tmp_path):
+    scenario = toys.scenario(("Echo", "WrongShape"), slots=12)
+    expected = run(scenario, tmp_path / "here").meta["trajectory_hash"]
+    address, heard = f"ipc://{tmp_path}/twin", []
+    context = zmq.Context()
+    watcher = context.socket(zmq.SUB)
+    watcher.subscribe("twin.")
+    watcher.connect(f"{address}.out")
+
+    def listen():
+        while watcher.poll(20_000):
+            heard.append(wire.decode_outgoing(watcher.recv_multipart()[1]))
+            if isinstance(heard[-1], wire.Slot) and heard[-1].slot == 11:
+                return
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    record = hil.run(scenario, "lockstep", tmp_path / "there", bind=address)
+    listener.join(30)
+    watcher.close(0)
+    context.term()
+    assert record.meta["trajectory_hash"] == expected
+    slots = [m for m in heard if isinstance(m, wire.Slot)]
+    assert [m.slot for m in slots] == list(range(12))
+    np.testing.assert_array_equal([wire.unpack(m.measures)["sum"] for m in slots], record["sum"])
+    assert slots[-1].tally["follower"] == {"on_time": 11, "invalid": 1}
+    assert [m.what["slot"] for m in heard if isinstance(m, wire.Event) and m.event == "invalid"] == [3]

@@ -177,6 +177,34 @@ def test_jittery_real_time_run_is_flown_again(tmp_path, on_miss, delay, flight_s
     assert replay(tmp_path / "again").same  # what was written is a run like any other
 
 
+@pytest.mark.parametrize("late", ["discard", "apply_next"])
+@pytest.mark.parametrize("on_miss", ["hold", "default"])
+def test_late_answers_are_flown_again_whether_they_stood_in_or_not(tmp_path, late, on_miss):
+    latency = {"lognormal": {"median_s": 0.016, "sigma": 0.6}}
+    seat = {"controller": f"{HERE}:Chatters", "late": late, "on_miss": on_miss, "latency": latency}
+    scenario = toys.scenario(
+        slots=80, slot_s=0.02, leader=seat | {"every": 1, "delay": 1}, follower=seat, flight_s=0.03
+    )
+    record = hil.run(scenario, "virtual", tmp_path / "run", processes=False)
+    assert {"on_time", "missing", "late"} <= set(statuses(record))
+    assert ("late" in sources(record)) == (late == "apply_next")
+    again = replay(tmp_path / "run", {"follower": f"{HERE}:Chatters"}, out=tmp_path / "again")
+    assert again.same, again.why()
+    assert again.shadows["follower"].judged == 80
+    assert replay(tmp_path / "run", out=tmp_path / "copy").same
+    np.testing.assert_array_equal(
+        Record.open(tmp_path / "copy").decisions["follower"]["source"], record.decisions["follower"]["source"]
+    )
+
+
+class Chatters(toys.Echo):
+    """Echo that signals the other agent."""
+
+    def act(self, seen):
+        other = {"leader": "follower", "follower": "leader"}[self.agent.name]
+        return Action(super().act(seen).values, {other: {"hint": self.rng.normal(size=3)}})
+
+
 def test_vacant_seat_is_flown_again(tmp_path):
     """Its process has died; under real time nobody waits for it."""
     record = hil.run(toys.scenario(("Echo", "Dies"), slots=30), "realtime", tmp_path / "run")
@@ -199,6 +227,14 @@ def test_aborted_run_is_flown_again_and_does_not_break(tmp_path, asks):
     assert again.trajectory_hash == recorded.meta["trajectory_hash"]  # to the very cycle that broke it
     assert Record.open(tmp_path / "again").meta["trajectory_hash"] == again.trajectory_hash
     assert "up to where it was broken: the same trajectory" in str(again)
+
+
+def test_run_that_broke_another_limit_is_flown_again(tmp_path):
+    slow = {"latency": {"fixed_s": 0.1}, "max_consecutive_misses": 4, "startup_grace_cycles": 3, "delay": 2}
+    with pytest.raises(RunBroken, match="max_consecutive_misses"):
+        hil.run(toys.scenario(slots=20, follower=slow), "virtual", tmp_path / "run", processes=False)
+    again = replay(tmp_path / "run")
+    assert (again.same, again.slots) == (True, 9)
 
 
 @pytest.mark.parametrize(

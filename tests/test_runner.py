@@ -6,7 +6,9 @@ import toys
 
 from twin import Action, Answer, Record, TwinError, build, run
 from twin.errors import ControllerError, RunBroken, ScenarioError
+from twin.record import SOURCES
 from twin.runner import Here, Learner, LockStep, WhenAsked, check_action, drive
+from twin.scenario import Seating
 
 
 class Scripted:
@@ -14,22 +16,24 @@ class Scripted:
 
     def __init__(self, script=None):
         self.script, self.seen, self.late = script or {}, [], []
+        self.comes_late = {}  # by the slot in whose take() they come
 
     def post(self, seen, release_ns, due_ns):
         self.seen.append(seen)
 
     def take(self, slot):
+        self.late += self.comes_late.pop(slot, [])
         return self.script.get(slot, Answer(Action({"number": np.array(float(slot % 10))})))
 
 
-def fly(tmp_path, world=None, slots=8, on_miss=None, **seats):
+def fly(tmp_path, world=None, slots=8, rules=None, **seats):
     world = world or toys.TwoTier()
     seats = {"leader": Scripted(), "follower": Scripted(), **seats}
     meta = {"scenario": "toy", "clock": "lockstep", "seed": 1, "resolved": {"agents": {}}}
     record = Record.create(tmp_path / "run", world.agents, slots, meta)
     ended = "broken"
     try:
-        drive(world, seats, LockStep(), slots, 1, record, on_miss)
+        drive(world, seats, LockStep(), slots, 1, record, {"follower": Seating(**(rules or {}))})
         ended = "finished"
     finally:
         record.close(ended)
@@ -64,7 +68,7 @@ def test_delayed_answer_takes_effect_exactly_delay_slots_later(tmp_path):
 @pytest.mark.parametrize(("policy", "then"), [("hold", [1.0, "hold"]), ("default", [-1.0, "default"])])
 def test_miss_leaves_what_on_miss_says_in_force(tmp_path, policy, then):
     script = {2: Answer(None, "missing"), 3: Answer(None, "invalid", reason="nonsense")}
-    record, seats = fly(tmp_path, on_miss={"follower": policy}, follower=Scripted(script))
+    record, seats = fly(tmp_path, rules={"on_miss": policy}, follower=Scripted(script))
     assert list(record["pair"][:5, 1]) == [0, 1, then[0], then[0], 4]
     assert seats["follower"].seen[3].timing["action_source"] == then[1]
     assert seats["follower"].seen[3].timing["status"] == "missing"
@@ -86,11 +90,69 @@ def test_age_counts_the_slots_an_action_is_in_force(tmp_path):
 
 def test_abort_ends_the_run_and_leaves_a_readable_record(tmp_path):
     with pytest.raises(RunBroken, match="slot 3"):
-        fly(tmp_path, on_miss={"follower": "abort"}, follower=Scripted({3: Answer(None, "missing")}))
+        fly(tmp_path, rules={"on_miss": "abort"}, follower=Scripted({3: Answer(None, "missing")}))
     record = Record.open(tmp_path / "run")
     assert record.meta["ended"] == "broken"
     assert record["written"].sum() == 3
     assert record.decisions["follower"]["status"].tolist()[:5] == [1, 1, 1, 2, 0]
+
+
+MISS = Answer(None, "missing")
+
+
+def number(value):
+    return Answer(Action({"number": np.array(float(value))}))
+
+
+@pytest.mark.parametrize(("policy", "then", "source"), [("discard", 2.0, 2), ("apply_next", 9.0, 4)])
+def test_late_answer_stands_in_for_the_next_cycle_that_is_a_miss_too(tmp_path, policy, then, source):
+    seat = Scripted({3: MISS, 4: MISS, 5: MISS})
+    seat.comes_late = {4: [(3, number(9))]}  # the answer to slot 3 comes while the one to slot 4 is awaited
+    record, seats = fly(tmp_path, rules={"late": policy}, follower=seat)
+    assert list(record["pair"][:7, 1]) == [0, 1, 2, 2, then, then, 6]
+    columns = record.decisions["follower"]
+    assert columns["status"].tolist() == [1, 1, 1, 3, 2, 2, 1, 1]
+    assert columns["source"].tolist()[3:6] == [2, source, 2]
+    assert seats["follower"].seen[5].timing["action_source"] == SOURCES[source]
+
+
+def test_late_answer_of_an_older_cycle_never_stands_in(tmp_path):
+    seat = Scripted({3: MISS, 4: MISS, 5: MISS})
+    seat.comes_late = {5: [(3, number(9))]}
+    record, _ = fly(tmp_path, rules={"late": "apply_next"}, follower=seat)
+    assert list(record["pair"][:6, 1]) == [0, 1, 2, 2, 2, 2]
+
+
+def test_late_answer_is_not_used_where_the_next_cycle_is_answered(tmp_path):
+    seat = Scripted({3: MISS})
+    seat.comes_late = {4: [(3, number(9))]}
+    record, _ = fly(tmp_path, rules={"late": "apply_next"}, follower=seat)
+    assert list(record["pair"][:6, 1]) == [0, 1, 2, 2, 4, 5]
+
+
+@pytest.mark.parametrize(("most", "ends_at"), [(0, 3), (1, 4), (2, None), (None, None)])
+def test_more_misses_in_a_row_than_allowed_end_the_run(tmp_path, most, ends_at):
+    script = {3: MISS, 4: MISS, 6: MISS}
+    if ends_at is None:
+        fly(tmp_path, rules={"max_consecutive_misses": most}, follower=Scripted(script))
+        return
+    with pytest.raises(RunBroken, match=rf"{ends_at - 2} cycles in a row, the last at slot {ends_at} \(missing\)"):
+        fly(tmp_path, rules={"max_consecutive_misses": most}, follower=Scripted(script))
+
+
+@pytest.mark.parametrize("limit", [{"max_consecutive_misses": 0}, {"on_miss": "abort"}])
+def test_misses_in_the_grace_of_the_start_break_no_limit(tmp_path, limit):
+    script = {0: MISS, 1: MISS, 2: MISS}
+    fly(tmp_path, rules={"startup_grace_cycles": 3, **limit}, follower=Scripted(script))
+    with pytest.raises(RunBroken, match="slot 2"):
+        fly(tmp_path / "again", rules={"startup_grace_cycles": 2, **limit}, follower=Scripted(script))
+
+
+def test_at_least_is_judged_while_the_run_flies(tmp_path):
+    script = dict.fromkeys((1, 3, 4), MISS)
+    record, _ = fly(tmp_path, rules={"at_least": (2, 3)}, follower=Scripted(script))
+    found = [(e["event"], e["slot"]) for e in record.events if e["event"].startswith("at_least")]
+    assert found == [("at_least_broken", 3), ("at_least_held", 6)]
 
 
 @pytest.mark.parametrize(("flight_s", "arrives"), [(0.0, 0), (0.004, 0), (0.01, 1), (0.025, 2), (0.03, 3)])

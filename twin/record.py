@@ -12,7 +12,8 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +27,7 @@ from twin.trajectory import Trajectory
 from twin.types import Agent, Answer, Arrays, Observation, Outcome
 
 STATUSES = ("unwritten", "on_time", "missing", "late", "invalid")
-SOURCES = ("none", "agent", "hold", "default")
+SOURCES = ("none", "agent", "hold", "default", "late")
 STAMPS = (  # ns, monotonic; 0 where nobody stamped
     "slot_start",  # scheduled start of the slot
     "release",  # the agent's own: the slot's start, or for a follower the moment its leaders were settled
@@ -42,6 +43,8 @@ STAMPS = (  # ns, monotonic; 0 where nobody stamped
     "arrived",  # it reached the twin
 )
 KEYS = ("scenario", "clock", "seed", "slots", "ended", "agents", "resolved")  # of meta.json that every run has
+NEVER_NS = 2**63
+MOST_WAITING = 4096  # rows in memory; a run that is killed loses those
 MOST_WORDS = 300  # of a reason that are kept
 COUNTS = ("cpu_ns", "emulation_ns", "learn_ns", "weights", "learning_misses", "signal_bytes", "overrun")
 
@@ -60,10 +63,13 @@ class Record:
         self.slots: dict[str, np.ndarray] = {}
         self.decisions: dict[str, dict[str, np.ndarray]] = {name: {} for name in meta["agents"]}
         self.events: list[dict[str, Any]] = []
+        self.tell: Callable[[Mapping[str, Any]], None] = lambda event: None  # whoever else wants to hear of events
         if writing:
             self._trajectory = Trajectory()
             self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
             self._signals = (folder / "signals.bin").open("ab")
+            self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+            self._deferring = False
             self._every = {name: agent["every"] for name, agent in meta["agents"].items()}
 
     # writing
@@ -129,10 +135,40 @@ class Record:
 
     def observation(self, seen: Observation) -> None:
         """Take an observation into the trajectory."""
-        self._trajectory.observation(seen)
+        self._do(self._trajectory.observation, seen)
 
     def decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
         """Write how a cycle ended, and the action that is in force from now on."""
+        self._do(self._write_decision, agent, slot, answer, in_force)
+
+    def late(self, agent: str, slot: int, stamps: Mapping[str, int]) -> None:
+        """A valid answer to a cycle already settled as missing came before the seat's next deadline."""
+        self._do(self._write_late, agent, slot, stamps)
+
+    def slot(self, slot: int, outcome: Outcome) -> None:
+        """Write what a slot brought."""
+        self._do(self._write_slot, slot, outcome)
+
+    def defer(self, writing: bool = True) -> None:
+        """From now on rows wait in memory until `write_until` finds time for them; at most MOST_WAITING of them."""
+        self._deferring = writing
+
+    def write_until(self, until_ns: int) -> None:
+        """Write rows that wait, oldest first, until a time of the monotonic clock."""
+        while self._waiting and time.monotonic_ns() < until_ns:
+            write, what = self._waiting.popleft()
+            write(*what)
+
+    def _do(self, write: Callable[..., None], *what: Any) -> None:
+        if not self._deferring:
+            write(*what)
+            return
+        self._waiting.append((write, what))
+        if len(self._waiting) > MOST_WAITING:  # nobody finds the time: then it is taken, a row for a row
+            write, what = self._waiting.popleft()
+            write(*what)
+
+    def _write_decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
         columns, row = self.decisions[agent], slot // self._every[agent]
         columns["source"][row] = SOURCES.index(answer.source)
         for name, count in answer.stamps.items():
@@ -150,15 +186,13 @@ class Record:
         if answer.status == "invalid":
             self.event("invalid", agent=agent, slot=slot, reason=answer.reason[:MOST_WORDS])
 
-    def late(self, agent: str, slot: int, stamps: Mapping[str, int]) -> None:
-        """A valid answer to a cycle already settled as missing came before the seat's next deadline."""
+    def _write_late(self, agent: str, slot: int, stamps: Mapping[str, int]) -> None:
         columns, row = self.decisions[agent], slot // self._every[agent]
         columns["status"][row] = STATUSES.index("late")
         for name, value in stamps.items():
             columns[f"{name}_ns" if name in STAMPS else name][row] = value
 
-    def slot(self, slot: int, outcome: Outcome) -> None:
-        """Write what a slot brought."""
+    def _write_slot(self, slot: int, outcome: Outcome) -> None:
         if not self.slots:
             self.prepare(outcome)
         for name, reward in outcome.reward.items():
@@ -181,6 +215,7 @@ class Record:
     def event(self, kind: str, **what: Any) -> None:
         """Note an event, with the monotonic time it was noticed."""
         self.events.append({"event": kind, "t_mono_ns": time.monotonic_ns(), **what})
+        self.tell(self.events[-1])
         try:
             self._events.write(json.dumps(self.events[-1]) + "\n")
             self._events.flush()
@@ -189,9 +224,15 @@ class Record:
 
     def close(self, ended: str, why: str = "", **more: Any) -> None:
         """Write how it ended ("finished", "interrupted" or "broken") and the trajectory hash; `more` goes beside."""
+        try:
+            self.write_until(NEVER_NS)
+        finally:  # of a full disk: how the run ended matters more than its last rows
+            self._close(ended, why, more)
+
+    def _close(self, ended: str, why: str, more: Mapping[str, Any]) -> None:
         written = int(np.count_nonzero(self.slots["written"])) if self.slots else 0
         hash_ = self._trajectory.hexdigest()
-        self.meta |= {"ended": ended, "why": why, "slots_written": written, "trajectory_hash": hash_} | more
+        self.meta |= {"ended": ended, "why": why, "slots_written": written, "trajectory_hash": hash_, **more}
         for file in (self._events, self._signals):
             with contextlib.suppress(OSError):  # of a full disk: how the run ended matters more than its last event
                 file.close()

@@ -4,8 +4,9 @@ The answer to observation n takes effect at slot n + delay: never earlier, and l
 (`Here` or a process) and who waits for whom (`LockStep` or real time) are objects handed in; nothing here asks which.
 """
 
+import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import numpy as np
 
 from twin.errors import ControllerError, RunBroken, ScenarioError
 from twin.record import Record, new_folder
-from twin.scenario import EXTERNAL, Scenario, agent_seed, build, make_controller
+from twin.scenario import EXTERNAL, Scenario, Seating, agent_seed, build, make_controller
 from twin.types import Action, Agent, Answer, Arrays, Clock, Controller, Job, Observation, Outcome, Seat, World
 
 Watch = Callable[[int, Outcome, Mapping[str, Mapping[str, int]]], None]
@@ -28,12 +29,19 @@ ANY_DTYPE = ("float64", "float32", "int64", "int32", "uint8", "bool")
 
 
 class LockStep:
-    """The clock that waits for every due answer: deterministic, and wall time means nothing."""
+    """The clock that waits for every due answer: deterministic, and wall time means nothing.
+
+    hold  called before each slot; returns when it may begin (hil.gate pauses a run with it)
+    """
 
     name = "lockstep"
 
+    def __init__(self, hold: Callable[[int], None] = lambda slot: None):
+        self._hold = hold
+
     def start(self, slot: int) -> None:
-        """Every slot is released at once."""
+        """Every slot is released at once, unless somebody holds it."""
+        self._hold(slot)
 
     def release_ns(self, slot: int, follower: bool, signal_delay_s: float) -> int:
         """Now: nothing is scheduled."""
@@ -123,7 +131,7 @@ class Here:
     ):
         self.controller, self.agent, self.others = controller, agent, others
         self._learner = Learner(controller, learn_delay, wait=True, executor=WhenAsked()) if learn else None
-        self.late: list[tuple[int, Mapping[str, int]]] = []  # nobody is late in lock-step
+        self.late: list[tuple[int, Answer]] = []  # nobody is late in lock-step
         self._answers: dict[int, Answer] = {}
 
     def post(self, seen: Observation, release_ns: int, due_ns: int) -> None:
@@ -181,6 +189,39 @@ class Standing:
         }
 
 
+class Watchdog:
+    """Judges the cycles of one agent as they end: its limits, and at least m on-time answers in any k."""
+
+    def __init__(self, agent: Agent, seating: Seating, event: Callable[..., None]):
+        self.agent, self.seating, self.event = agent, seating, event
+        self._cycles = self._misses = 0
+        self._recent: deque[bool] = deque(maxlen=seating.at_least[1] if seating.at_least else 1)
+        self._held = True
+
+    def judge(self, slot: int, status: str) -> None:
+        """A cycle has ended. Raises RunBroken when that breaks a limit; cycles of grace break none."""
+        self._cycles += 1
+        if self._cycles <= self.seating.startup_grace_cycles:
+            return
+        on_time = status == "on_time"
+        self._misses = 0 if on_time else self._misses + 1
+        name, most = self.agent.name, self.seating.max_consecutive_misses
+        if self.seating.at_least is not None:
+            m, k = self.seating.at_least
+            self._recent.append(on_time)
+            held = self._recent.count(False) <= k - m
+            if held != self._held:
+                self.event("at_least_held" if held else "at_least_broken", agent=name, slot=slot, m=m, k=k)
+            self._held = held
+        if self.seating.on_miss == "abort" and not on_time:
+            raise RunBroken(f"agent {name!r} missed slot {slot} ({status}) and its on_miss is abort")
+        if most is not None and self._misses > most:
+            raise RunBroken(
+                f"agent {name!r} missed {self._misses} cycles in a row, the last at slot {slot} ({status}); its "
+                f"max_consecutive_misses is {most}"
+            )
+
+
 def drive(
     world: World,
     seats: Mapping[str, Seat],
@@ -188,22 +229,25 @@ def drive(
     slots: int,
     seed: int,
     record: Record,
-    on_miss: Mapping[str, str] | None = None,
+    seatings: Mapping[str, Seating] | None = None,
     watch: Watch | None = None,
 ) -> None:
     """Play `slots` slots of a world with somebody on each seat.
 
-    on_miss  by agent: "hold" (default), "default" or "abort"
-    watch    called after each slot with its outcome and how many cycles of each agent ended how; must return at once
+    seatings  by agent: what becomes of misses, and its limits; the defaults where there is none
+    watch     called after each slot with its outcome and how many cycles of each agent ended how; must return at once
 
-    Raises RunBroken when an agent whose on_miss is "abort" misses, or when the clock's own limit is passed.
+    Raises RunBroken when an agent breaks one of its limits, or the clock its own.
     """
     world.reset(seed)
     agents = sorted(world.agents, key=lambda a: a.order)
+    rules = {a.name: (seatings or {}).get(a.name, Seating()) for a in agents}
+    watchdogs = {a.name: Watchdog(a, rules[a.name], record.event) for a in agents}
     earned: dict[str, float | None] = {a.name: None for a in agents}
     in_force = {a.name: Standing(_copy(world.default(a.name))) for a in agents}
     flying: list[tuple[int, str, str, Arrays]] = []  # signals on their way: slot of arrival, receiver, sender, arrays
     stamps: dict[tuple[str, int], dict[str, int]] = {}
+    too_late: dict[str, list[tuple[int, Answer]]] = {a.name: [] for a in agents}  # the answers that came late last
     tally: dict[str, Counter[str]] = {a.name: Counter() for a in agents}
     for a in agents:
         world.apply(a.name, in_force[a.name].action)
@@ -211,9 +255,10 @@ def drive(
     def post(a: Agent, slot: int, release_ns: int, start_ns: int, last: bool = False) -> None:
         begin_ns = time.monotonic_ns()
         inbox: dict[str, Arrays] = {}
-        for _, _, sender, arrays in (s for s in flying if s[0] <= slot and s[1] == a.name):
-            inbox[sender] = arrays  # the newest of each
-        flying[:] = [s for s in flying if s[0] > slot or s[1] != a.name]
+        if flying:
+            for _, _, sender, arrays in (s for s in flying if s[0] <= slot and s[1] == a.name):
+                inbox[sender] = arrays  # the newest of each
+            flying[:] = [s for s in flying if s[0] > slot or s[1] != a.name]
         due_ns = clock.due_ns(a, slot)
         timing = in_force[a.name].timing(slot, release_ns, due_ns)
         values = world.observe(a.name)
@@ -233,11 +278,13 @@ def drive(
 
     def settle(a: Agent, slot: int, now: int) -> dict[str, float]:
         """Put the answer to observation `slot` in force; by receiver, how long its signals fly, s, within a slot."""
-        note_late(a)
         answer, holds, flight_s = seats[a.name].take(slot), in_force[a.name], {}
-        policy = (on_miss or {}).get(a.name, "hold")
+        if answer.action is None and rules[a.name].late == "apply_next":
+            for late_slot, late in (*too_late[a.name], *seats[a.name].late):
+                if late_slot == slot - a.every:
+                    answer = answer._replace(action=late.action, source="late")
         if answer.action is not None:
-            holds.action, holds.source, holds.since = _copy(answer.action.values), "agent", now
+            holds.action, holds.source, holds.since = _copy(answer.action.values), answer.source, now
             ways = {to: world.propagation_delay_s(a.name, to) for to in answer.action.signals}
             sent = {to: _copy(arrays) for to, arrays in answer.action.signals.items() if np.isfinite(ways[to])}
             answer = answer._replace(action=Action(holds.action, sent))  # what has no way is not sent, nor counted
@@ -247,9 +294,9 @@ def drive(
                 flying.append((now + delay_slots, to, a.name, arrays))
                 if delay_slots == 0:
                     flight_s[to] = delay_s
-        elif policy == "default":
+        elif rules[a.name].on_miss == "default":
             holds.action, holds.source, holds.since = _copy(world.default(a.name)), "default", now
-        elif holds.source == "agent":
+        elif holds.source in ("agent", "late"):
             holds.source = "hold"
         arrived, due = answer.stamps.get("arrived", 0), stamps[a.name, slot]["due"]
         holds.status = answer.status
@@ -257,14 +304,16 @@ def drive(
         holds.slack_us = (due - arrived) / 1e3 if due and arrived and answer.status == "on_time" else None
         answer = answer._replace(source=holds.source, stamps={**stamps.pop((a.name, slot)), **answer.stamps})
         record.decision(a.name, slot, answer, holds.action)
+        note_late(a)
         world.apply(a.name, holds.action)
-        if policy == "abort" and answer.status != "on_time":
-            raise RunBroken(f"agent {a.name!r} missed slot {slot} ({answer.status}) and its on_miss is abort")
+        watchdogs[a.name].judge(slot, answer.status)
         return flight_s
 
     def note_late(a: Agent) -> None:
-        while seats[a.name].late:
-            record.late(a.name, *seats[a.name].late.pop())
+        if seats[a.name].late:
+            too_late[a.name], seats[a.name].late[:] = seats[a.name].late[:], []
+            for slot, answer in too_late[a.name]:
+                record.late(a.name, slot, answer.stamps)
 
     slot, done = 0, False
     try:
@@ -308,32 +357,41 @@ def run(
     scenario: Scenario,
     out: str | Path | None = None,
     watch: Watch | None = None,
+    clock: Clock | None = None,
+    seat_of: Callable[[Agent, "Here"], Seat] = lambda agent, seat: seat,
+    world: World | None = None,
 ) -> Record:
-    """Fly a scenario in lock-step in this process, whatever its `clock` says, and return its record.
+    """Fly a scenario in this process, in lock-step whatever its `clock` says, and return its record.
+
+    clock    another one that needs no processes (hil.clock.Virtual)
+    seat_of  wraps each seat: what models its response times, or its faults
+    world    the scenario's, where it was built before
 
     Raises ScenarioError for what needs other processes: external seats.
     """
     for name, seating in scenario.agents.items():
         if seating.controller == EXTERNAL:
             raise ScenarioError(f"agent.{name} is external: a process on a socket needs hil.run, or `ntn-twin run`")
-    world = build(scenario)
+    clock = clock or LockStep()
+    world = world or build(scenario)
     names = [a.name for a in world.agents]
     seats: dict[str, Seat] = {}
     for a in world.agents:
         seating = scenario.seating(a.name)
         controller = make_controller(seating.controller, a, agent_seed(scenario.seed, a.name), seating.options)
-        seats[a.name] = Here(controller, a, tuple(n for n in names if n != a.name), seating.learn, seating.learn_delay)
+        others = tuple(n for n in names if n != a.name)
+        seats[a.name] = seat_of(a, Here(controller, a, others, seating.learn, seating.learn_delay))
     record = Record.create(
         new_folder(scenario.name, out),
         world.agents,
         scenario.slots,
-        describe(scenario, world, LockStep.name, "here"),
+        describe(scenario, world, clock.name, "here"),
         scenario.text,
     )
     ended, why = "broken", ""
     try:
-        on_miss = {name: scenario.seating(name).on_miss for name in names}
-        drive(world, seats, LockStep(), scenario.slots, scenario.seed, record, on_miss, watch)
+        seatings = {name: scenario.seating(name) for name in names}
+        drive(world, seats, clock, scenario.slots, scenario.seed, record, seatings, watch)
         ended = "finished"
     except KeyboardInterrupt:
         ended, why = "interrupted", "stopped by the user"
@@ -342,7 +400,8 @@ def run(
         why = str(error)
         raise
     finally:
-        record.close(ended, why)
+        more = {"overrun_slots": clock.overrun_slots} if hasattr(clock, "overrun_slots") else {}
+        record.close(ended, why, **more)
     return record
 
 
@@ -368,25 +427,28 @@ def check_action(agent: Agent, action: Action, others: tuple[str, ...]) -> str:
     if not isinstance(action, Action):
         return f"agent {agent.name!r} answered a {type(action).__name__}, expected a twin.Action"
     for field in agent.acts:
-        if field.name not in action.values:
+        value = action.values.get(field.name)
+        if value is None:
             return f"{field.name} is missing; expected {', '.join(f.name for f in agent.acts)}"
-        value = action.values[field.name]
         if not isinstance(value, np.ndarray | np.generic):
             return f"{field.name} is a {type(value).__name__}, expected an array of shape {field.shape} {field.dtype}"
-        if value.shape != field.shape or value.dtype.name != field.dtype:
+        if value.shape != field.shape or (value.dtype != field.dtype and value.dtype.name != field.dtype):
             return f"{field.name} has shape {value.shape} {value.dtype.name}, expected {field.shape} {field.dtype}"
-        if value.dtype.kind == "f":
-            if not np.isfinite(value).all():
-                return f"{field.name} is not finite: {value.ravel()[~np.isfinite(value.ravel())][0]}"
-            if (value < field.low).any() or (value > field.high).any():
-                return f"{field.name} leaves [{field.low:g}, {field.high:g}]: {value.min():g} to {value.max():g}"
-        elif value.dtype.kind in "iu" and ((value < field.low).any() or (value > field.high).any()):
-            return f"{field.name} leaves [{field.low:g}, {field.high:g}]: {value.min()} to {value.max()}"
-    unknown = set(action.values) - {field.name for field in agent.acts}
-    if unknown:
+        if value.dtype.kind == "b" or not value.size:
+            continue
+        least, most = (value.min(), value.max()) if field.shape else (value[()],) * 2  # not a number spreads to both
+        if not (math.isfinite(least) and math.isfinite(most)):
+            return f"{field.name} is not finite: {value.ravel()[~np.isfinite(value.ravel())][0]}"
+        if not field.low <= least <= most <= field.high:
+            shown = f"{least:g} to {most:g}" if value.dtype.kind == "f" else f"{least} to {most}"
+            return f"{field.name} leaves [{field.low:g}, {field.high:g}]: {shown}"
+    if len(action.values) > len(agent.acts):
+        unknown = set(action.values) - {field.name for field in agent.acts}
         return (
             f"{', '.join(sorted(unknown))} is no part of the action; expected {', '.join(f.name for f in agent.acts)}"
         )
+    if not action.signals:
+        return ""
     sizes = [value.nbytes for arrays in action.signals.values() for value in map(np.asarray, arrays.values())]
     if len(sizes) > MOST_ARRAYS or sum(sizes) > MOST_SIGNAL_BYTES:
         limits = f"{MOST_ARRAYS} and {MOST_SIGNAL_BYTES}"
@@ -408,7 +470,9 @@ def _ignore(seen: Observation) -> None:
 
 def _copy(arrays: Arrays) -> dict[str, np.ndarray]:
     """Our own arrays, read-only and of native byte order: whatever anybody does to his must not reach into the run."""
-    copies = {name: np.array(value, dtype=value.dtype.newbyteorder("=")) for name, value in arrays.items()}
+    copies = {}
+    for name, value in arrays.items():
+        copies[name] = np.array(value, dtype=value.dtype if value.dtype.isnative else value.dtype.newbyteorder("="))
     for value in copies.values():
         value.setflags(write=False)
     return copies

@@ -36,6 +36,21 @@ EXTERNAL = "external"
 Count = Annotated[int, Meta(ge=1)]
 
 
+class Lognormal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Response times whose logarithm is normal, one draw per cycle, from the scenario's seed."""
+
+    median_s: Annotated[float, Meta(gt=0, le=1e6, description="half of the answers take less, s")]
+    sigma: Annotated[float, Meta(ge=0, le=10, description="standard deviation of the natural logarithm")]
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where modelled response times come from; exactly one of these."""
+
+    fixed_s: Annotated[float, Meta(ge=0, le=1e6, description="every answer takes this long, s")] | None = None
+    lognormal: Lognormal | None = None
+    recorded: Annotated[str, Meta(description="a run folder; cycle n takes as long as it did there")] | None = None
+
+
 class Seating(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table agent.NAME: who sits on a seat and when it must answer. Further keys are the controller's options."""
 
@@ -60,6 +75,16 @@ class Seating(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Literal["hold", "default", "abort"],
         Meta(description="what is in force after a miss: the last action, the world's safe one, or the run ends"),
     ] = "hold"
+    late: Annotated[
+        Literal["discard", "apply_next"],
+        Meta(description="a late answer: never used, or standing in where the next cycle is a miss too"),
+    ] = "discard"
+    max_consecutive_misses: (
+        Annotated[int, Meta(ge=0, description="more misses in a row than this end the run")] | None
+    ) = None
+    startup_grace_cycles: Annotated[
+        int, Meta(ge=0, description="misses in so many first cycles are counted apart and break no limit")
+    ] = 0
     at_least: (
         Annotated[
             tuple[Count, Count], Meta(description="(m, k): at least m on-time answers in any k cycles; a verdict")
@@ -67,8 +92,16 @@ class Seating(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         | None
     ) = None
     compute_scale: Annotated[
-        float, Meta(ge=1, le=1e6, description="emulate a computer this many times slower than this one (real time)")
+        float, Meta(gt=0, le=1e6, description="emulate a computer this many times slower than this one")
     ] = 1.0
+    latency: Annotated[
+        Literal["measured"] | Latency,
+        Meta(description="virtual: what answers take, before compute_scale; or a table, see below"),
+    ] = "measured"
+    budget_s: (
+        Annotated[float, Meta(gt=0, le=1e6, description="compute time it may use per cycle, s; more is over budget")]
+        | None
+    ) = None
     learn: Annotated[bool, Meta(description="false flies fixed weights")] = True
     learn_delay: Annotated[
         int, Meta(ge=1, description="slots from the data of an update to its first use; one that is late is counted")
@@ -93,9 +126,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     slot_s: Annotated[float, Meta(ge=1e-6, le=3600, description="length of a slot, s")] = 0.1
     seed: Annotated[int, Meta(ge=0, description="of the world and, with their names, of the controllers")] = 1
     clock: Annotated[
-        Literal["lockstep", "realtime"], Meta(description="whom the twin waits for: the answers, or nobody")
+        Literal["lockstep", "realtime", "virtual"],
+        Meta(description="whom the twin waits for: the answers, nobody, or the answers, whose time it then models"),
     ] = "lockstep"
-    rt_factor: Annotated[float, Meta(gt=0, le=1e6, description="realtime: simulated seconds per wall second")] = 1.0
+    rt_factor: Annotated[
+        float, Meta(gt=0, le=1e6, description="realtime, virtual: simulated seconds per wall second")
+    ] = 1.0
     patience_s: Annotated[
         float,
         Meta(gt=0, le=1e6, description="lockstep: how long an answer is awaited before the cycle counts as missing, s"),
@@ -290,6 +326,13 @@ def _seating(table: Any, name: str, agent: str) -> Seating:
         raise ScenarioError(
             f"scenario {name}: agent.{agent}.at_least is (m, k) with m <= k, got {list(seating.at_least)}"
         )
+    if isinstance(seating.latency, Latency):
+        given = [field for field in seating.latency.__struct_fields__ if getattr(seating.latency, field) is not None]
+        if len(given) != 1:
+            raise ScenarioError(
+                f"scenario {name}: agent.{agent}.latency is one of {', '.join(seating.latency.__struct_fields__)}, "
+                f"got {', '.join(given) or 'none'}"
+            )
     if options and seating.controller == EXTERNAL:
         key = next(iter(options))
         raise ScenarioError(f"scenario {name}: agent.{agent}.{key} is not a seat's key; {_known(key, own)}")

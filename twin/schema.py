@@ -74,7 +74,10 @@ def scenario_page() -> str:
         "- `window`: without one, 0.8 of the slot in equal steps over the orders of the seats that answer within the "
         "slot; for `leo` and `ue` of `ntn_cell` 0.4 and 0.8. A window must be larger than that of every seat that "
         "decides before it.\n"
-        "- `compute_scale` works under `realtime` only; see [hil.md](hil.md).\n"
+        "- `compute_scale` has no effect under `lockstep`; below 1, a faster computer, it needs `virtual`. See "
+        "[hil.md](hil.md).\n"
+        '- `latency` is `"measured"`, `{ fixed_s = 0.004 }`, `{ lognormal = { median_s = 0.004, sigma = 0.5 } }` or '
+        '`{ recorded = "RUN" }`; see [hil.md](hil.md#virtual-time).\n'
         "- Options may also stand in a table of their own, `options = { ... }`. Those of an `external` seat must, and "
         "travel with the welcome to whoever comes.",
         "## Options of the controllers that ship",
@@ -208,8 +211,8 @@ def _row(field: types.Field) -> Row:
         if isinstance(kind, types.Metadata):
             meaning = (kind.extra_json_schema or {}).get("description", meaning)
             kind = kind.type
-        else:  # `| None` says that the key may be left out
-            kind = next(part for part in kind.types if not isinstance(part, types.NoneType))
+        else:  # `| None` says that the key may be left out; what may also be a table says so in its meaning
+            kind = next(part for part in kind.types if not isinstance(part, types.NoneType | types.StructType))
     default = "required" if field.required else _value(field.default)
     return Row(field.name, _type(kind), _unit(field.name), _range(kind), default, meaning)
 

@@ -17,6 +17,7 @@ class Trajectory:
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
+        self._headers: dict[tuple[str, np.dtype, tuple[int, ...]], bytes] = {}
 
     def observation(self, seen: Observation) -> None:
         """What an agent was told, but for `timing`."""
@@ -40,9 +41,12 @@ class Trajectory:
         return self._sha256.hexdigest()
 
     def _take(self, kind: str, agent: str, slot: int, arrays: Arrays) -> None:
-        update = self._sha256.update
-        update(f"{kind} {agent} {slot}".encode())
+        said = [f"{kind} {agent} {slot}".encode()]
         for name in sorted(arrays):
             value = np.asarray(arrays[name])
-            update(f"{name} {value.dtype.str} {value.shape}".encode())
-            update(value.tobytes())
+            what = (name, value.dtype, value.shape)
+            header = self._headers.get(what)
+            if header is None:  # its words cost more than a slot's bytes
+                header = self._headers[what] = f"{name} {value.dtype.str} {value.shape}".encode()
+            said += (header, value.tobytes())
+        self._sha256.update(b"".join(said))

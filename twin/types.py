@@ -76,7 +76,7 @@ class Answer(NamedTuple):
 
     action   to put in force; None holds the last
     status   "on_time", "missing", "late" or "invalid"
-    source   of the action in force: "agent", "hold" or "default"
+    source   of the action in force: "agent", "hold", "default", or "late": the agent's, but one cycle old
     stamps   ns, monotonic; to the record
     reason   why an answer is invalid or missing, for the record's events
     """
@@ -142,10 +142,10 @@ Job = Callable[[], object]
 class Seat(Protocol):
     """Where a controller sits: Here in this process, or There behind a socket.
 
-    late  (slot, stamps) of valid answers that came after their deadline but before the seat's next; drive empties it
+    late  (slot, answer) of valid answers that came after their deadline but before the seat's next; drive empties it
     """
 
-    late: list[tuple[int, Mapping[str, int]]]
+    late: list[tuple[int, Answer]]
 
     def post(self, seen: Observation, release_ns: int, due_ns: int) -> None:
         """Hand over an observation; times are the clock's, and ignored where the clock has none."""
@@ -155,7 +155,7 @@ class Seat(Protocol):
 
 
 class Clock(Protocol):
-    """LockStep waits for answers, RealTime for time."""
+    """LockStep waits for answers, RealTime for time, Virtual for answers whose time it then models."""
 
     name: str
 
