@@ -121,7 +121,6 @@ class AgentLatency:
             "unanswered": self.unanswered,
             "stale": self.stale,
             "duplicates": self.duplicates,
-            "sources": self.sources,
             "longest_miss_run": self.longest_miss_run,
             "at_least": self.at_least and {"m": self.at_least[0], "k": self.at_least[1], "held": self.at_least_held},
             "reward_mean": self.reward_mean,
