@@ -4,5 +4,6 @@ from hil import keys, latency
 from hil.host import serve
 from hil.latency import LatencyReport, report
 from hil.launch import run
+from hil.replay import replay
 
-__all__ = ["LatencyReport", "keys", "latency", "report", "run", "serve"]
+__all__ = ["LatencyReport", "keys", "latency", "replay", "report", "run", "serve"]

@@ -1,6 +1,7 @@
 """The command `ntn-twin`: verbs, tables, picture.
 
-Exit codes: 0 fine; 1 the run broke one of its own limits; 2 bad input; 3 a controller never came; 130 Ctrl-C.
+Exit codes: 0 fine; 1 the run broke one of its own limits, or a replay differs; 2 bad input; 3 a controller never came;
+130 Ctrl-C.
 Tables and progress are for people; `--json` puts exactly one object on stdout for machines.
 """
 
@@ -25,6 +26,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 err = Console(stderr=True, highlight=False)
 
 INTERRUPTED = 130
+QUANTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9", "max": "max"}
 MOST_HOURS = 240  # element sets are worth nothing after ten days
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, nothing else")]
 Set = Annotated[
@@ -272,6 +274,38 @@ def report(
 
 
 @app.command()
+def replay(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    controller: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AGENT=CONTROLLER", help="asked beside the recorded one, never put in force; repeatable"),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="where the scenario's files lie, if not where they lay when it was recorded")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="write a run folder, of shadowed seats with what they decided")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fly a recorded run again from its actions and misses: the same trajectory (0) or not (1); shadow mode."""
+    from hil.replay import replay as fly_again
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = fly_again(run_folder, _pairs(controller, "--controller"), folder, out)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        typer.echo(str(result))
+    if not result.same:
+        raise typer.Exit(1)
+
+
+@app.command()
 def check(
     subject: Annotated[str, typer.Argument(help="a scenario, or module:Class of a controller")],
     agent: Annotated[
@@ -408,6 +442,9 @@ def _show(record: Any, as_json: bool) -> None:
         console.print(title, style="bold", soft_wrap=True)
         console.print(table)
         console.print()
+    if result.events or result.refused:
+        kinds = [f"{kind} {n}" for kind, n in result.events.items()]
+        console.print(", ".join(["events: " + (", ".join(kinds) or "none"), f"messages refused {result.refused or 0}"]))
     hash_ = result.trajectory_hash or "none: the run did not end"
     console.print(f"trajectory {hash_}")
     if result.ended != "finished":
@@ -425,6 +462,9 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
         "demand_bps": ("demand", 1e-6, "Mbit/s"),
         "rate_bps": ("rate", 1e-6, "Mbit/s"),
         "served_bps": ("served", 1e-6, "Mbit/s"),
+        "satisfied_demand": ("satisfied demand", 100.0, "%"),
+        "reserved_rb_share": ("resource blocks reserved", 100.0, "%"),
+        "used_rb_share": ("  and used", 100.0, "%"),
     }
     head = _table("", "", "")
     for name, (label, scale, unit) in wanted.items():
@@ -440,6 +480,9 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
         "  missing, late, invalid": [
             ", ".join(str(a.statuses[s]) for s in ("missing", "late", "invalid")) for a in agents
         ],
+        "  without any answer": [str(a.unanswered) for a in agents],
+        "stale, duplicate messages": ["-" if a.stale is None else f"{a.stale}, {a.duplicates}" for a in agents],
+        "  of them in the grace of the start": [str(a.grace_misses) for a in agents],
         "longest run of misses": [str(a.longest_miss_run) for a in agents],
         "at least m in any k": [_verdict(a) for a in agents],
         "over budget": [_over_budget(a) for a in agents],
@@ -451,18 +494,33 @@ def tables(result: latency.LatencyReport) -> list[tuple[str, Table]]:
         cycles.add_row(label, *values)
     if any(a.clock_offset_us is not None for a in agents):
         cycles.add_row("its clock is ahead, s", *(_ahead(a) for a in agents))
-    times = _table("", *(f"{name} {q}" for name in result.agents for q in ("p50", "p99", "max")))
-    rows = {"response": "response_us", "slack before the deadline": "slack_us", "order wait": "order_wait_us"}
-    for label, field in rows.items():
-        times.add_row(label, *(cell for a in agents for cell in _cells(getattr(a, field))))
-    for part in latency.COMPONENTS:
-        times.add_row(f"  {part.replace('_', ' ')}", *(cell for a in agents for cell in _cells(a.components_us[part])))
-    times.add_row("  unaccounted", *(cell for a in agents for cell in _cells(a.unaccounted_us)))
-    times.add_row("processor time, scaled", *(cell for a in agents for cell in _cells(a.cpu_us)))
-    times.add_row("learning, beside the path", *(cell for a in agents for cell in _cells(a.learn_us)))
     about = f"{result.scenario}: {result.slots} slots, clock {result.clock}, seed {result.seed}; means of the run"
-    shown = [(about, head), (f"control cycles{overruns}", cycles), ("microseconds from the scheduled release", times)]
-    return [*shown, ("faults", _faults(result))] if result.faults else shown
+    shown = [(about, head), (f"control cycles{overruns}", cycles)]
+    if result.faults:
+        shown.append(("faults", _faults(result)))
+    return shown + [(f"{a.name}: microseconds from the scheduled release{_first(a)}", _times(a)) for a in agents]
+
+
+def _times(agent: latency.AgentLatency) -> Table:
+    """Where an agent's time went, one line per part."""
+    table = _table("", "n", *QUANTILES)
+    rows = {"response": agent.response_us}
+    if agent.unanswered:
+        rows["until the next answer"] = agent.until_answered_us
+    rows |= {"slack before the deadline": agent.slack_us, "order wait": agent.order_wait_us}
+    rows |= {f"  {part.replace('_', ' ')}": spread for part, spread in agent.components_us.items()}
+    rows |= {"  unaccounted": agent.unaccounted_us, "processor time, scaled": agent.cpu_us}
+    rows["learning, beside the path"] = agent.learn_us
+    for label, spread in rows.items():
+        values = [
+            "-" if value is None else f"{value:,.0f}" for value in (getattr(spread, q) for q in QUANTILES.values())
+        ]
+        table.add_row(label, str(spread.n), *values)
+    return table
+
+
+def _first(agent: latency.AgentLatency) -> str:
+    return "" if agent.first_response_us is None else f"; the first, {agent.first_response_us:,.0f}, is apart"
 
 
 def _faults(result: latency.LatencyReport) -> Table:
@@ -507,10 +565,6 @@ def _over_budget(agent: latency.AgentLatency) -> str:
     return f"{agent.over_budget.cycles} of {agent.over_budget.of}"
 
 
-def _cells(spread: latency.Spread) -> list[str]:
-    return ["-" if value is None else f"{value:,.0f}" for value in (spread.p50, spread.p99, spread.max)]
-
-
 def _print_json(what: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(what, indent=1, allow_nan=False) + "\n")
 
@@ -537,12 +591,16 @@ def _direct(**options: Any) -> dict[str, Any]:
 
 
 def _seats(pairs: list[str] | None) -> dict[str, Any]:
+    return {f"agent.{agent}.controller": name for agent, name in _pairs(pairs, "--seat").items()}
+
+
+def _pairs(pairs: list[str] | None, option: str) -> dict[str, str]:
     found = {}
     for pair in pairs or []:
         agent, equals, name = pair.partition("=")
         if not equals or not agent or not name:
-            raise ScenarioError(f"--seat takes AGENT=CONTROLLER, got {pair!r}")
-        found[f"agent.{agent}.controller"] = name
+            raise ScenarioError(f"{option} takes AGENT=CONTROLLER, got {pair!r}")
+        found[agent] = name
     return found
 
 

@@ -5,6 +5,7 @@ for every cycle it held up. The named components of a cycle add up to its respon
 `unaccounted`.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from twin.record import SOURCES, STATUSES, Record
 from twin.units import NS_PER_S, NS_PER_US, US_PER_S
 
 OF_A_SATELLITE = ("elevation_deg", "los", "tx_error_deg", "rx_error_deg")
+BLOCKS = ("used_rb", "reserved_rb")  # masks, one element per group of resource blocks
 COMPONENTS = (
     "release_lateness",
     "observe",
@@ -51,9 +53,9 @@ class Spread:
         p50, p90, p99, p999 = (float(x) for x in np.percentile(values, (50, 90, 99, 99.9)))
         return cls(values.size, float(values.mean()), p50, p90, p99, p999, float(values.max()))
 
-    def brief(self) -> dict[str, float | None]:
-        """p50, p99 and max, as `--json` prints them."""
-        return {"p50": self.p50, "p99": self.p99, "max": self.max}
+    def to_dict(self) -> dict[str, float | None]:
+        """As `--json` prints it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class AgentLatency:
     cycles: int
     statuses: dict[str, int]
     sources: dict[str, int]
+    grace_misses: int
     longest_miss_run: int
     at_least: tuple[int, int] | None
     at_least_held: bool | None
@@ -103,6 +106,10 @@ class AgentLatency:
     first_response_us: float | None
     clock_offset_us: float | None
     clock_uncertainty_us: float | None
+    until_answered_us: Spread
+    unanswered: int
+    stale: int | None
+    duplicates: int | None
     age_of_information: Age
 
     @property
@@ -135,6 +142,10 @@ class AgentLatency:
             "missing": self.statuses["missing"],
             "late": self.statuses["late"],
             "invalid": self.statuses["invalid"],
+            "unanswered": self.unanswered,
+            "stale": self.stale,
+            "duplicates": self.duplicates,
+            "grace_misses": self.grace_misses,
             "longest_miss_run": self.longest_miss_run,
             "at_least": self.at_least and {"m": self.at_least[0], "k": self.at_least[1], "held": self.at_least_held},
             "reward_mean": self.reward_mean,
@@ -145,12 +156,13 @@ class AgentLatency:
             "first_response_us": self.first_response_us,
             "clock_offset_us": self.clock_offset_us,
             "clock_uncertainty_us": self.clock_uncertainty_us,
-            **{name: getattr(self, name).brief() for name in spreads},
-            "order_wait_us": self.order_wait_us.brief(),
-            "learn_us": self.learn_us.brief(),
-            "cpu_us": self.cpu_us.brief(),
+            **{name: getattr(self, name).to_dict() for name in spreads},
+            "until_answered_us": self.until_answered_us.to_dict(),
+            "order_wait_us": self.order_wait_us.to_dict(),
+            "learn_us": self.learn_us.to_dict(),
+            "cpu_us": self.cpu_us.to_dict(),
             "over_budget": self.over_budget and asdict(self.over_budget),
-            "components_us": {name: spread.brief() for name, spread in self.components_us.items()},
+            "components_us": {name: spread.to_dict() for name, spread in self.components_us.items()},
             "age_of_information": self.age_of_information.to_dict(),
         }
 
@@ -170,6 +182,8 @@ class LatencyReport:
     twin_overruns: int | None
     agents: dict[str, AgentLatency]
     measures: dict[str, float] = field(default_factory=dict)
+    refused: int | None = None
+    events: dict[str, int] = field(default_factory=dict)
     faults: list[FaultReport] = field(default_factory=list)
 
     def __getitem__(self, agent: str) -> AgentLatency:
@@ -187,6 +201,8 @@ class LatencyReport:
             "why": self.why,
             "trajectory_hash": self.trajectory_hash,
             "twin_overruns": self.twin_overruns,
+            "refused": self.refused,
+            "events": self.events,
             "measures": self.measures,
             "agents": {name: agent.to_dict() for name, agent in self.agents.items()},
             "faults": [fault.to_dict() for fault in self.faults],
@@ -210,23 +226,32 @@ def report(record: Record) -> LatencyReport:
         twin_overruns=None if overruns is None else len(overruns),
         agents={name: _agent(record, name, written) for name in meta["agents"]},
         measures=_measures(record, written),
+        refused=meta.get("refused"),
+        events=dict(Counter(event["event"] for event in record.events)),
         faults=faults(record),
     )
 
 
 def _measures(record: Record, written: np.ndarray) -> dict[str, float]:
-    """Means over the run of what is one number per slot; of what only a serving satellite has, over its slots."""
+    """Means over the run of what is one number per slot; of what only a serving satellite has, over its slots.
+
+    Of a mask of resource blocks, the share of them; `satisfied_demand` is what was served of all that was asked for.
+    """
     if not written.any():
         return {}
     number = record.slots.get("satellite")
     served = written if number is None else written & (np.asarray(number) != 0)
     means = {} if number is None else {"served_slots": float(served.sum() / written.sum())}
     for name, column in record.slots.items():
-        slots = served if name in OF_A_SATELLITE else written
+        slots = served if name in (*OF_A_SATELLITE, *BLOCKS) else written
+        if name in BLOCKS and column.dtype.kind == "b" and slots.any():
+            means[f"{name}_share"] = float(np.mean(column[slots]))
         if name == "written" or name.startswith("reward.") or column.ndim != 1 or column.dtype.kind not in "fb":
             continue
         if slots.any():
             means[name] = float(np.mean(column[slots], dtype=np.float64))
+    if means.get("demand_bps", 0.0) > 0.0 and "served_bps" in means:
+        means["satisfied_demand"] = means["served_bps"] / means["demand_bps"]
     return means
 
 
@@ -247,22 +272,25 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
         column["slot_start_ns"] > 0, (column["release_ns"] - column["slot_start_ns"]) / NS_PER_US, np.nan
     )
     seating = record.meta["resolved"]["agents"].get(name, {})
-    m_k = seating.get("at_least")
+    m_k, grace = seating.get("at_least"), settled < seating.get("startup_grace_cycles", 0)
     cpu_us = np.where(column["cpu_ns"] > 0, column["cpu_ns"] * seating.get("compute_scale", 1.0) / NS_PER_US, np.nan)
     rewards = np.asarray(record.slots[f"reward.{name}"])[written] if f"reward.{name}" in record.slots else np.zeros(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = 1.0 - unaccounted / response
     answered = np.isfinite(response) & later
     components = {key: Spread.of(value[later]) for key, value in parts.items()}
+    until_answered = np.where(np.isfinite(response), response, _next_answer_us(column, realtime))
+    messages = (record.meta.get("messages") or {}).get(name, {})
     return AgentLatency(
         name=name,
         every=record.meta["agents"][name]["every"],
         cycles=settled.size,
         statuses={status: int(np.sum(column["status"] == i)) for i, status in enumerate(STATUSES) if i},
         sources={source: int(np.sum(column["source"] == i)) for i, source in enumerate(SOURCES) if i},
-        longest_miss_run=_longest_run(~on_time),
+        grace_misses=int(np.sum(grace & ~on_time)),
+        longest_miss_run=_longest_run(~on_time[~grace]),
         at_least=tuple(m_k) if m_k else None,
-        at_least_held=_at_least(on_time, *m_k) if m_k else None,
+        at_least_held=_at_least(on_time[~grace], *m_k) if m_k else None,
         reward_mean=float(rewards.sum() / settled.size) if settled.size else None,
         signalling_bytes=int(column["signal_bytes"].sum()),
         learning_misses=int(column["learning_misses"].max(initial=0)),
@@ -276,12 +304,16 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
         order_wait_us=Spread.of(order_wait[later]),
         learn_us=Spread.of(np.where(column["learn_ns"] > 0, column["learn_ns"] / NS_PER_US, np.nan)),
         cpu_us=Spread.of(cpu_us[later]),
-        over_budget=_over_budget(cpu_us, settled < seating.get("startup_grace_cycles", 0), seating.get("budget_s")),
+        over_budget=_over_budget(cpu_us, grace, seating.get("budget_s")),
         components_us=components,
         accounted_share=float(np.median(share[answered])) if answered.any() else None,
         first_response_us=_number(response[~later]),
         clock_offset_us=offset_us,
         clock_uncertainty_us=uncertainty_us,
+        until_answered_us=Spread.of(until_answered[later]),
+        unanswered=int(np.sum(~np.isfinite(response))),
+        stale=messages.get("stale"),
+        duplicates=messages.get("duplicates"),
         age_of_information=age_of_information(record, name),
     )
 
@@ -326,6 +358,15 @@ def _over_budget(cpu_us: np.ndarray, grace: np.ndarray, budget_s: float | None) 
     return OverBudget(
         budget_s * US_PER_S, *(int(np.sum(flags)) for flags in (over & ~grace, known & ~grace, over & grace))
     )
+
+
+def _next_answer_us(column: dict[str, np.ndarray], realtime: bool) -> np.ndarray:
+    """From each cycle's release to the seat's next answer, microseconds; where none came, to the last deadline."""
+    arrived = np.where(column["arrived_ns"] > 0, column["arrived_ns"], np.nan)
+    next_ns = np.fmin.accumulate(arrived[::-1])[::-1]
+    last_ns = float(column["due_ns"].max(initial=0)) or np.nan
+    since_ns = column["release_ns" if realtime else "begin_ns"]
+    return (np.where(np.isnan(next_ns), last_ns, next_ns) - since_ns) / NS_PER_US
 
 
 def _longest_run(flags: np.ndarray) -> int:

@@ -31,7 +31,7 @@ TWIN = [
     "run",
     "select",
 ]
-HIL = ["LatencyReport", "keys", "latency", "report", "run", "serve"]
+HIL = ["LatencyReport", "keys", "latency", "replay", "report", "run", "serve"]
 ERRORS = {
     "ContractBroken",
     "TwinError",

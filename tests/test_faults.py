@@ -702,6 +702,20 @@ def test_sky_fault_is_an_event_whoever_flies_it(tmp_path):
     assert runs[0].meta["trajectory_hash"] == runs[1].meta["trajectory_hash"]
 
 
+def test_run_with_faults_of_every_sort_is_replayed_to_the_same_hash(tmp_path):
+    faults = [
+        {"kind": "stale_tle", "start_s": 1.0},
+        {"kind": "rain"},
+        {"kind": "drop", "probability": 0.3},
+        {"kind": "corrupt", "agent": "ue", "probability": 0.5},
+        {"kind": "stall", "agent": "leo", "start_s": 2.0, "duration_s": 2.0},
+    ]
+    record = hil.run(twin.load("baseline", {"slots": 60, "faults": faults}), None, tmp_path / "run", processes=False)
+    again = hil.replay(tmp_path / "run", out=tmp_path / "again")
+    assert (again.same, again.trajectory_hash) == (True, record.meta["trajectory_hash"])
+    assert hil.report(Record.open(tmp_path / "again")).faults == hil.report(record).faults
+
+
 def recorded(folder, sources_, every=1, delay=0, slots=None):
     """A record whose actions in force came from where the letters say: a agent, h hold, d default, l late."""
     agent = Agent("ue", (), (Field("number", ()),), every=every, delay=delay)

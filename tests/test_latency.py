@@ -50,9 +50,10 @@ def stamps_of(cycle, waiting_us=None, **changed_us):
     return stamps | {"emulation_ns": took["emulation"], "cpu_ns": took["compute"]}
 
 
-def report_of(folder, answers, clock="realtime", at_least=None, slots=None, rewards=None, overrun_slots=()):
+def report_of(folder, answers, clock="realtime", at_least=None, slots=None, rewards=None, overrun_slots=(), grace=0):
     """The report of a record with these answers, one a slot."""
-    meta = {"scenario": "synthetic", "clock": clock, "seed": 1, "resolved": {"agents": {"ue": {"at_least": at_least}}}}
+    seating = {"at_least": at_least, "startup_grace_cycles": grace}
+    meta = {"scenario": "synthetic", "clock": clock, "seed": 1, "resolved": {"agents": {"ue": seating}}}
     record = Record.create(folder, (AGENT,), slots or len(answers), meta)
     for slot, answer in enumerate(answers):
         record.decision("ue", slot, answer, {"number": np.array(0.0)})
@@ -174,7 +175,7 @@ def test_nothing_answered_is_null_and_not_zero(tmp_path):
     ue = report.to_dict()["agents"]["ue"]
     assert (ue["cycles"], ue["on_time"], ue["misses"]) == (4, 0, 4)
     for name in ("response_us", "compute_us", "wire_us", "unaccounted_us", "slack_us", "release_lateness_us"):
-        assert ue[name] == {"p50": None, "p99": None, "max": None}, name
+        assert ue[name] == {"n": 0} | dict.fromkeys(("mean", "p50", "p90", "p99", "p99_9", "max")), name
     assert ue["accounted_share"] is ue["first_response_us"] is None
     assert report["ue"].miss_rate == 1.0
 
@@ -201,6 +202,27 @@ def test_one_stall_shows_in_every_cycle_it_held_up(tmp_path):
     assert ue.response_us.p90 > 300_000  # a quarter of all cycles were held up
     naive = [answer.stamps["arrived"] - answer.stamps["begin"] for answer in answers]
     assert max(naive) == 890 * US
+
+
+def test_stall_of_a_controller_shows_in_every_cycle_it_left_unanswered(tmp_path):
+    """For 500 ms nothing comes: 50 cycles have no response, and wait 500, 490, ..., 10 ms for the next answer."""
+    answers = [missing(n) if 20 <= n < 70 else on_time(n) for n in range(200)]
+    report = report_of(tmp_path / "run", answers)
+    ue = report["ue"]
+    assert (ue.misses, ue.unanswered, ue.longest_miss_run) == (50, 50, 50)
+    assert (ue.response_us.n, ue.response_us.max) == (149, 900)  # of those that came, nothing is amiss
+    waited_us = [900.0] * 149 + [900.0 + 10_000 * n for n in range(1, 51)]
+    spread = ue.until_answered_us
+    assert (spread.n, spread.max, spread.mean) == (199, 500_900, pytest.approx(np.mean(waited_us)))
+    for quantile, value in (("p50", 50), ("p90", 90), ("p99", 99), ("p99_9", 99.9)):
+        assert getattr(spread, quantile) == pytest.approx(np.percentile(waited_us, value)), quantile
+    assert report.to_dict()["agents"]["ue"]["until_answered_us"]["max"] == 500_900
+
+
+def test_controller_that_never_answers_again_has_been_waited_for_to_the_last_deadline(tmp_path):
+    ue = report_of(tmp_path / "run", [on_time(n) if n < 5 else missing(n) for n in range(10)])["ue"]
+    assert ue.until_answered_us.max == 4 * 10_000 + 8_000  # the deadline is 8 ms after the release
+    assert (ue.response_us.n, ue.until_answered_us.n) == (4, 9)
 
 
 class Stalls(toys.Toy):
@@ -280,6 +302,11 @@ def test_no_limit_no_verdict(tmp_path):
     assert report_of(tmp_path / "run", statuses_as("omo")).to_dict()["agents"]["ue"]["at_least"] is None
 
 
+def test_misses_in_the_grace_of_the_start_are_counted_apart(tmp_path):
+    ue = report_of(tmp_path / "run", statuses_as("mmomo"), at_least=(1, 2), grace=2)["ue"]
+    assert (ue.misses, ue.grace_misses, ue.longest_miss_run, ue.at_least_held) == (3, 2, 1, True)
+
+
 def test_late_answer_has_a_response_but_no_slack(tmp_path):
     late = Answer(None, "late", "hold", stamps_of(2, compute=9_000))
     ue = report_of(tmp_path / "run", [on_time(0), on_time(1), late])["ue"]
@@ -308,6 +335,34 @@ def test_report_counts_bytes_updates_rewards_and_overruns(tmp_path):
     assert ue.reward_mean == 3.5
     assert report.twin_overruns == 2
     assert report.measures == {"rate_bps": 2.5}
+
+
+def test_report_counts_messages_and_events(tmp_path):
+    meta = {"scenario": "synthetic", "clock": "realtime", "seed": 1, "resolved": {"agents": {}}}
+    record = Record.create(tmp_path / "run", (AGENT,), 5, meta)
+    for kind in ("seated", "stale", "stale", "noise"):
+        record.event(kind, agent="ue")
+    running = hil.report(Record.open(tmp_path / "run")).to_dict()
+    assert running["refused"] is running["agents"]["ue"]["stale"] is running["agents"]["ue"]["duplicates"] is None
+    record.close("finished", refused=7, messages={"ue": {"stale": 412, "duplicates": 3, "client": "mine"}})
+    report = hil.report(Record.open(tmp_path / "run")).to_dict()
+    assert (report["refused"], report["events"]) == (7, {"seated": 1, "stale": 2, "noise": 1})
+    assert (report["agents"]["ue"]["stale"], report["agents"]["ue"]["duplicates"]) == (412, 3)
+
+
+def test_demand_and_resource_blocks_are_told_as_shares(tmp_path):
+    """Of all that was asked for, and of the blocks in slots with a satellite."""
+    meta = {"scenario": "synthetic", "clock": "lockstep", "seed": 1, "resolved": {"agents": {}}}
+    record = Record.create(tmp_path / "run", (AGENT,), 4, meta)
+    for slot, (demand, served, used, satellite) in enumerate(
+        [(10, 10, 4, 7), (30, 15, 2, 7), (0, 0, 0, 7), (0, 0, 1, 0)]
+    ):
+        blocks = {"used_rb": np.arange(4) < used, "reserved_rb": np.arange(4) < 3}
+        numbers = {"demand_bps": np.float64(demand), "served_bps": np.float64(served), "satellite": np.array(satellite)}
+        record.slot(slot, Outcome({"ue": 0.0}, numbers | blocks))
+    measures = hil.report(record).measures
+    assert measures["satisfied_demand"] == 25 / 40
+    assert (measures["used_rb_share"], measures["reserved_rb_share"]) == (0.5, 0.75)
 
 
 def test_time_spent_learning_is_apart_from_the_response(tmp_path):

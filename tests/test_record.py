@@ -123,7 +123,7 @@ def test_columns_read_back_are_read_only(tmp_path):
         Record.open(tmp_path / "run").decisions["leader"]["status"][0] = 1
 
 
-def test_description_says_where_and_of_what_but_no_path_of_this_machine(tmp_path):
+def test_description_says_where_and_of_what_and_no_path_but_where_its_files_lay(tmp_path):
     run(msgspec.structs.replace(toys.scenario(slots=2), text="# as written\n"), tmp_path / "run")
     text = (tmp_path / "run" / "meta.json").read_text()
     meta = json.loads(text)
@@ -132,6 +132,7 @@ def test_description_says_where_and_of_what_but_no_path_of_this_machine(tmp_path
     assert meta["versions"]["numpy"] == np.__version__
     assert (meta["host"]["cores"], meta["host"]["kernel"]) == (os.cpu_count(), os.uname().release)
     assert meta["resolved"]["agents"]["leader"]["controller"] == "toys:Echo"
+    assert meta.pop("folder") == "."  # as the scenario says it: a file's own folder, absolute
     assert str(tmp_path) not in text
     assert os.getcwd() not in text
     assert not list((tmp_path / "run").glob("*.new"))
@@ -181,7 +182,7 @@ def test_killed_process_leaves_every_row_it_wrote(tmp_path):
 @pytest.mark.parametrize("left", [None, 0, 128], ids=["absent", "empty", "header alone"])
 @pytest.mark.parametrize("column", ["written", "snr_db"])
 def test_killed_while_its_columns_were_made_is_still_a_record(tmp_path, column, left):
-    created(tmp_path / "run").slot(0, outcome())
+    created(tmp_path / "run").prepare(outcome())
     path = tmp_path / "run" / "slots" / f"{column}.npy"
     whole = path.read_bytes()
     path.unlink()
@@ -367,6 +368,69 @@ def test_folder_that_is_no_record_is_told(tmp_path, spoil, complaint):
     spoil(tmp_path / "run")
     with pytest.raises(TwinError, match=complaint):
         Record.open(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda run_: (run_ / "meta.json").write_text("[1, 2]"), "meta.json lacks scenario, clock, seed"),
+        (lambda run_: cut(run_ / "meta.json"), "cannot be read: JSONDecodeError"),
+        (lambda run_: cut(run_ / "slots" / "snr_db.npy"), "slots/snr_db.npy is damaged"),
+        (lambda run_: cut(run_ / "decisions" / "leader" / "due_ns.npy"), "leader/due_ns.npy is damaged"),
+        (
+            lambda run_: (run_ / "decisions" / "leader" / "source.npy").unlink(),
+            "decisions/leader/source.npy is missing",
+        ),
+        (lambda run_: (run_ / "decisions" / "leader" / "action.number.npy").unlink(), "action.number.npy is missing"),
+        (lambda run_: np.save(run_ / "slots" / "foreign.npy", np.zeros(3)), r"slots/foreign.npy has shape \(3,\)"),
+        (lambda run_: np.save(run_ / "slots" / "foreign.npy", np.array([{}] * 6)), "slots/foreign.npy is damaged"),
+        (
+            lambda run_: np.save(run_ / "decisions" / "leader" / "status.npy", np.full(3, 9, "uint8")),
+            "beyond unwritten",
+        ),
+        (lambda run_: (run_ / "events.jsonl").write_bytes(b"\xff\xfe"), "cannot be read: UnicodeDecodeError"),
+    ],
+    ids=lambda value: None if callable(value) else value.split(":")[-1].strip(),
+)
+def test_damaged_record_is_told_with_the_file(tmp_path, spoil, complaint):
+    record = created(tmp_path / "run")
+    record.slot(0, outcome())
+    record.close("finished")
+    spoil(tmp_path / "run")
+    with pytest.raises(RecordError, match=complaint):
+        Record.open(tmp_path / "run")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def test_files_that_are_no_columns_are_left_alone_and_columns_newer_than_the_run_are_zero(tmp_path):
+    record = created(tmp_path / "run")
+    record.slot(0, outcome())
+    record.close("finished")
+    for place in ("slots/readme.txt", "notes.md", "decisions/leader/.hidden"):
+        (tmp_path / "run" / place).write_text("a person's own")
+    (tmp_path / "run" / "decisions" / "leader" / f"{COUNTS[-1]}.npy").unlink()
+    (tmp_path / "run" / "events.jsonl").write_text('{"event": "seated"}\n3\n')
+    record = Record.open(tmp_path / "run")
+    assert not record.decisions["leader"][COUNTS[-1]].any()
+    assert [event["event"] for event in record.events] == ["seated", "unreadable"]
+    assert hil.report(record).slots == 1
+
+
+def test_signals_that_are_none_are_told(tmp_path):
+    record = created(tmp_path / "run")
+    record.decision("leader", 0, Answer(Action(NUMBER, {"follower": {"hint": np.zeros(2)}})), NUMBER)
+    path = tmp_path / "run" / "signals.bin"
+    whole = path.read_bytes()
+    for noise in (b"\x01\x00\x00\x00\xc1", b"\x01\x00\x00\x00\x03", whole.replace(b"float64", b"flaot64")):
+        path.write_bytes(whole + noise)
+        with pytest.raises(RecordError, match=f"no signal at byte {len(whole)} of signals.bin"):
+            list(signals(record))
+    path.unlink()
+    with pytest.raises(RecordError, match=r"signals\.bin cannot be read"):
+        list(signals(record))
 
 
 def test_folders_of_one_second_are_numbered(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ in force, rewards, measures.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -24,6 +23,7 @@ import msgspec
 import numpy as np
 
 from twin.errors import RecordError
+from twin.trajectory import Trajectory
 from twin.types import Agent, Answer, Arrays, Observation, Outcome
 
 STATUSES = ("unwritten", "on_time", "missing", "late", "invalid")
@@ -42,6 +42,7 @@ STAMPS = (  # ns, monotonic; 0 where nobody stamped
     "replied",  # the answer was handed to the socket
     "arrived",  # it reached the twin
 )
+KEYS = ("scenario", "clock", "seed", "slots", "ended", "agents", "resolved")  # of meta.json that every run has
 NEVER_NS = 2**63
 MOST_WAITING = 4096  # rows in memory; a run that is killed loses those
 MOST_WORDS = 300  # of a reason that are kept
@@ -64,14 +65,13 @@ class Record:
         self.events: list[dict[str, Any]] = []
         self.tell: Callable[[Mapping[str, Any]], None] = lambda event: None  # whoever else wants to hear of events
         if writing:
-            self._trajectory = hashlib.sha256()
+            self._trajectory = Trajectory()
             self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
             self._signals = (folder / "signals.bin").open("ab")
             self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
             self._deferring = False
             self._every = {name: agent["every"] for name, agent in meta["agents"].items()}
             self._cells: dict[str, dict[str, memoryview]] = {name: {} for name in meta["agents"]}
-            self._headers: dict[tuple[str, np.dtype, tuple[int, ...]], bytes] = {}
 
     # writing
 
@@ -101,7 +101,7 @@ class Record:
             "slots": slots,
             "ended": "running",
             "started_utc": (start_utc or datetime.now(UTC)).isoformat(timespec="milliseconds"),
-            "versions": _versions(),
+            "versions": versions(),
             "host": {
                 "node": platform.node(),
                 "kernel": platform.release(),
@@ -139,7 +139,7 @@ class Record:
 
     def observation(self, seen: Observation) -> None:
         """Take an observation into the trajectory."""
-        self._do(self._take_observation, seen)
+        self._do(self._trajectory.observation, seen)
 
     def decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
         """Write how a cycle ended, and the action that is in force from now on."""
@@ -172,13 +172,6 @@ class Record:
             write, what = self._waiting.popleft()
             write(*what)
 
-    def _take_observation(self, seen: Observation) -> None:
-        self._take("observation", seen.agent, seen.slot, seen.values)
-        for sender in sorted(seen.signals):
-            self._take("signal", sender, seen.slot, seen.signals[sender])
-        if seen.reward is not None:
-            self._trajectory.update(struct.pack("<d", seen.reward))
-
     def _write_decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
         columns, cells, row = self.decisions[agent], self._cells[agent], slot // self._every[agent]
         cells["source"][row] = SOURCES.index(answer.source)
@@ -186,7 +179,7 @@ class Record:
             cells[name][row] = count
         for name, value in in_force.items():
             columns[f"action.{name}"][row] = value
-        self._take("action", agent, slot, in_force)
+        self._trajectory.action(agent, slot, in_force)
         if answer.action is not None and answer.action.signals:
             size = 0
             for to, arrays in answer.action.signals.items():
@@ -211,12 +204,7 @@ class Record:
         for name, value in outcome.measures.items():
             self.slots[name][slot] = value
         self.slots["written"][slot] = True
-        self._take(
-            "outcome",
-            "",
-            slot,
-            {**outcome.measures, **{f"reward.{k}": np.asarray(v) for k, v in outcome.reward.items()}},
-        )
+        self._trajectory.outcome(slot, outcome)
 
     def prepare(self, outcome: Outcome) -> None:
         """Make the columns of the slots, as an outcome shows them; before a clock starts, where there is one."""
@@ -239,7 +227,7 @@ class Record:
             raise RecordError(f"run folder {self.folder}: events.jsonl cannot be written: {error}") from None
 
     def close(self, ended: str, why: str = "", **more: Any) -> None:
-        """Write how the run ended ("finished", "interrupted" or "broken"), and the trajectory hash."""
+        """Write how it ended ("finished", "interrupted" or "broken") and the trajectory hash; `more` goes beside."""
         try:
             self.write_until(NEVER_NS)
         finally:  # of a full disk: how the run ended matters more than its last rows
@@ -247,9 +235,8 @@ class Record:
 
     def _close(self, ended: str, why: str, more: Mapping[str, Any]) -> None:
         written = int(np.count_nonzero(self.slots["written"])) if self.slots else 0
-        self.meta.update(
-            ended=ended, why=why, slots_written=written, trajectory_hash=self._trajectory.hexdigest(), **more
-        )
+        hash_ = self._trajectory.hexdigest()
+        self.meta |= {"ended": ended, "why": why, "slots_written": written, "trajectory_hash": hash_, **more}
         for file in (self._events, self._signals):
             with contextlib.suppress(OSError):  # of a full disk: how the run ended matters more than its last event
                 file.close()
@@ -267,17 +254,6 @@ class Record:
         nothing = np.nan if np.issubdtype(column.dtype, np.floating) else 0
         column[...] = nothing  # touches every page, so that no slot pays for it
         return column
-
-    def _take(self, kind: str, agent: str, slot: int, arrays: Arrays) -> None:
-        said = [f"{kind} {agent} {slot}".encode()]
-        for name in sorted(arrays):
-            value = np.asarray(arrays[name])
-            what = (name, value.dtype, value.shape)
-            header = self._headers.get(what)
-            if header is None:  # its words cost more than a slot's bytes
-                header = self._headers[what] = f"{name} {value.dtype.str} {value.shape}".encode()
-            said += (header, value.tobytes())
-        self._trajectory.update(b"".join(said))
 
     def _write_signal(self, sender: str, receiver: str, slot: int, arrays: Arrays) -> None:
         packed = {name: {"dtype": v.dtype.name, "shape": v.shape, "data": v.tobytes()} for name, v in arrays.items()}
@@ -302,19 +278,26 @@ class Record:
         folder = Path(folder)
         try:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            if missing := [key for key in KEYS if key not in meta]:
+                raise ValueError(f"meta.json lacks {', '.join(missing)}")
             record = cls(folder, meta)
-            record.slots = dict(_columns(folder / "slots"))
-            record.decisions = {name: dict(_columns(folder / "decisions" / name)) for name in meta["agents"]}
+            record.slots = _slots(folder / "slots", meta["slots"])
+            record.decisions = {
+                name: _decisions(folder / "decisions" / name, -(-meta["slots"] // agent["every"]), agent["acts"])
+                for name, agent in meta["agents"].items()
+            }
             lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError as error:
             raise RecordError(f"{folder} is not a run folder: {Path(str(error.filename)).name} is missing") from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"run folder {folder} cannot be read: {error!r}") from None
         for line in lines:
             try:
-                record.events.append(json.loads(line))
+                event = json.loads(line)
             except ValueError:
-                record.events.append({"event": "unreadable", "line": line})  # cut by a kill in mid-write
+                event = None  # cut by a kill in mid-write
+            known = isinstance(event, dict) and "event" in event
+            record.events.append(event if known else {"event": "unreadable", "line": line})
         return record
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -337,32 +320,72 @@ def new_folder(scenario_name: str, out: str | Path | None = None) -> Path:
 
 
 def signals(record: Record) -> Iterator[dict[str, Any]]:
-    """The signals agents sent each other: slot, from, to and arrays, in order; one cut by a kill ends them."""
-    data, at = (record.folder / "signals.bin").read_bytes(), 0
+    """The signals agents sent each other: slot, from, to and arrays, in order; one cut by a kill ends them.
+
+    Raises RecordError for what is no signal.
+    """
+    path, at = record.folder / "signals.bin", 0
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"run folder {record.folder}: signals.bin cannot be read: {error}") from None
     while at + 4 <= len(data):
         (size,) = struct.unpack_from("<I", data, at)
         if at + 4 + size > len(data):
             return
-        message = msgspec.msgpack.decode(data[at + 4 : at + 4 + size])
-        message["arrays"] = {
-            name: np.frombuffer(a["data"], dtype=a["dtype"]).reshape(a["shape"])
-            for name, a in message["arrays"].items()
-        }
+        try:
+            message = msgspec.msgpack.decode(data[at + 4 : at + 4 + size])
+            message["arrays"] = {
+                name: np.frombuffer(a["data"], dtype=a["dtype"]).reshape(a["shape"])
+                for name, a in message["arrays"].items()
+            }
+            yield {key: message[key] for key in ("slot", "from", "to", "arrays")}
+        except (msgspec.MsgspecError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecordError(f"run folder {record.folder}: no signal at byte {at} of signals.bin: {error!r}") from None
         at += 4 + size
-        yield message
 
 
-def _columns(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _slots(folder: Path, rows: int) -> dict[str, np.ndarray]:
+    """Columns of the slots. One that a kill cut while it was made held nothing yet: it is left out."""
+    columns, cut = {}, []
     for path in sorted(folder.glob("*.npy")):
         try:
-            yield path.name.removesuffix(".npy"), np.load(path, mmap_mode="r")
-        except (EOFError, ValueError):
+            columns[path.name.removesuffix(".npy")] = _column(path, rows)
+        except ValueError as error:
             if path.read_bytes()[:6] not in (b"", b"\x93NUMPY"):
                 raise
-            # the run was killed while it made this column: nothing was ever in it
+            cut.append(error)
+    if cut and "written" in columns and columns["written"].any():
+        raise cut[0]
+    return columns
 
 
-def _versions() -> dict[str, str]:
+def _decisions(folder: Path, rows: int, acts: list[Any]) -> dict[str, np.ndarray]:
+    """Columns of an agent's cycles; a stamp or count that nobody recorded, because it is newer than the run, is 0."""
+    columns = {path.name.removesuffix(".npy"): _column(path, rows) for path in sorted(folder.glob("*.npy"))}
+    for name in ("status", "source", *(f"action.{field[0]}" for field in acts)):
+        if name not in columns:
+            raise ValueError(f"decisions/{folder.name}/{name}.npy is missing")
+    for name, values in (("status", STATUSES), ("source", SOURCES)):
+        if columns[name].max(initial=0) >= len(values):
+            raise ValueError(f"{folder.name}/{name}.npy holds a number beyond {', '.join(values)}")
+    for name in (*(f"{stamp}_ns" for stamp in STAMPS), *COUNTS):
+        columns.setdefault(name, np.zeros(rows, "int64"))
+    return columns
+
+
+def _column(path: Path, rows: int) -> np.ndarray:
+    try:
+        column = np.load(path, mmap_mode="r")
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{path.parent.name}/{path.name} is damaged: {error}") from None
+    if column.shape[:1] != (rows,):
+        raise TypeError(f"{path.parent.name}/{path.name} has shape {column.shape}, expected {rows} rows")
+    return column
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages a trajectory depends on, as installed here."""
     found = {"python": platform.python_version()}
     for name in ("ntn-twin", "numpy", "numba", "sgp4", "skyfield", "pyzmq", "msgspec", "torch"):
         try:

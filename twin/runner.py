@@ -430,8 +430,8 @@ def run(
 def describe(scenario: Scenario, world: World, clock: str, seats: str) -> dict[str, Any]:
     """What a record's meta.json says of the run, beside what Record adds; `inputs` are the hashes of files it read."""
     resolved = msgspec.to_builtins(scenario)
-    for name in ("folder", "text"):  # where it lay says nothing of the run, and the text is kept as scenario.toml
-        resolved.pop(name)
+    resolved.pop("text")  # it is kept as scenario.toml
+    folder = resolved.pop("folder")  # says nothing of the run, but where its files may be found again
     return {
         "scenario": scenario.name,
         "clock": clock,
@@ -439,6 +439,7 @@ def describe(scenario: Scenario, world: World, clock: str, seats: str) -> dict[s
         "slot_s": scenario.slot_s,
         "seats": seats,
         "resolved": resolved,
+        "folder": folder,
         "faults": summary(scenario.faults, scenario.slots, scenario.slot_s, scenario.seed),
         "inputs": dict(getattr(world, "inputs", {})),
     }

@@ -213,6 +213,31 @@ def resolve(keys: dict[str, Any], name: str = "scenario", folder: str | Path = "
     return msgspec.structs.replace(scenario, faults=_faults(faults, scenario))
 
 
+def scenario_of(meta: Mapping[str, Any], folder: str | Path | None = None) -> Scenario:
+    """The scenario of a recorded run, from its meta.json; what it did not know yet has the default of today.
+
+    folder  where the files it names lie now; None: where they lay when it was recorded
+
+    Raises ScenarioError when it cannot be flown here any more.
+    """
+    keys: dict[str, Any] = dict(meta["resolved"])
+    if missing := [key for key in ("name", "world", "settings", "agents") if key not in keys]:
+        raise ScenarioError(f"the recorded scenario has no {', '.join(missing)}")
+    name, world = keys["name"], keys["world"]
+    module = _import(WORLDS.get(world, world), f"scenario {name}: world", WORLDS)[0]
+    if not hasattr(module, "Settings"):
+        raise ScenarioError(
+            f"scenario {name}: module {module.__name__} has no Settings to read the world's tables with"
+        )
+    lay = str(meta.get("folder", ".") if folder is None else folder)
+    scenario = Scenario(
+        **_struct(Scenario, {k: v for k, v in keys.items() if k not in OWN} | {"name": name, "folder": lay}, name),
+        settings=_convert(module.Settings, keys["settings"], name, ""),
+        agents={seat: _convert(Seating, table, name, f"agent.{seat}") for seat, table in keys["agents"].items()},
+    )
+    return msgspec.structs.replace(scenario, faults=_faults(keys.get("faults", []), scenario))
+
+
 def build(scenario: Scenario) -> World:
     """The world a scenario names. Raises ScenarioError, also for an agent.NAME the world does not have."""
     place = WORLDS.get(scenario.world, scenario.world)
