@@ -11,6 +11,9 @@ import sys
 import threading
 import tomllib
 import warnings
+from collections import Counter
+from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -307,16 +310,27 @@ def replay(
 
 @app.command()
 def check(
-    subject: Annotated[str, typer.Argument(help="a scenario, or module:Class of a controller")],
+    subject: Annotated[
+        str,
+        typer.Argument(help="a scenario; module:Class of a controller; or tcp://HOST:PORT, where a process connects"),
+    ],
     agent: Annotated[
-        str | None, typer.Option(help="controller: the seat it is for; default: every seat it fits")
+        str | None, typer.Option(help="the seat it is for; default: every seat a class fits; a process needs it")
     ] = None,
     scenario: Annotated[str, typer.Option(help="controller: the scenario whose seats it is tried on")] = "quickstart",
+    command: Annotated[
+        str | None, typer.Option(help="process: what starts it, as often as needed; default: you start it")
+    ] = None,
+    wait_s: Annotated[float, typer.Option(help="process: how long it may take to come and to get ready, s")] = 60.0,
+    slow: Annotated[bool, typer.Option("--slow", help="process: also look at what takes a minute")] = False,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """The conformance kit: does a scenario's world with its controllers, or one controller, keep the contract?"""
-    from twin.check import check_controller, check_world
+    """The conformance kit: does a scenario with its controllers, a controller, or a live process keep the contract?"""
+    if subject.startswith(("tcp://", "ipc://")):
+        _check_endpoint(subject, agent, scenario, command, wait_s, slow, set_, as_json)
+        return
+    from twin.check import check_controller, check_scenario, check_world
     from twin.scenario import CONTROLLERS, EXTERNAL, agent_seed, build, load, make_controller
 
     is_controller = ":" in subject or subject in CONTROLLERS
@@ -328,6 +342,7 @@ def check(
     looked: dict[str, list[str]] = {}
     if not is_controller:
         looked[f"world {loaded.world}"] = check_world(lambda: build(loaded))
+        looked[f"scenario {loaded.name}"] = check_scenario(loaded)
     for seat in world.agents:
         seating = loaded.seating(seat.name)
         name, options = (subject, {}) if is_controller else (seating.controller, seating.options)
@@ -342,15 +357,66 @@ def check(
             return make_controller(name, a, agent_seed(seed, a.name), options)
 
         others = tuple(n for n in names if n != seat.name)
-        looked[f"{name} as {seat.name}"] = check_controller(make, seat, others)
+        looked[f"{name} as {seat.name}"] = check_controller(make, seat, others, world=lambda: build(loaded))
     if as_json:
         _print_json({"subject": subject, "holds": True, "looked_at": looked})
         return
     console = Console(highlight=False)
     for what, clauses in looked.items():
-        console.print(f"{what}: holds")
+        console.print(f"{what}: holds", soft_wrap=True)
         for clause in clauses:
-            console.print(f"  - {clause}")
+            console.print(f"  - {clause}", soft_wrap=True, markup=False)
+
+
+def _check_endpoint(
+    address: str,
+    agent: str | None,
+    scenario: str,
+    command: str | None,
+    wait_s: float,
+    slow: bool,
+    set_: list[str] | None,
+    as_json: bool,
+) -> None:
+    from hil.endpoint import FAIL, check_endpoint
+    from twin.scenario import build, load
+
+    loaded = load(scenario, _overrides(set_))
+    if agent is None:
+        raise ScenarioError(f"--agent: which seat does it take? {', '.join(a.name for a in build(loaded).agents)}")
+    verdicts = check_endpoint(
+        address,
+        agent,
+        loaded,
+        command=command,
+        wait_s=wait_s,
+        slow=slow,
+        say=lambda text: err.print(text, soft_wrap=True, markup=False),
+    )
+    counts = Counter(v.verdict for v in verdicts)
+    if as_json:
+        about = {"subject": address, "agent": agent, "scenario": loaded.name, "holds": not counts[FAIL]}
+        _print_json({**about, "counts": dict(counts), "clauses": [asdict(v) for v in verdicts]})
+    else:
+        _print_verdicts(verdicts)
+    if counts[FAIL]:
+        raise typer.Exit(1)
+
+
+def _print_verdicts(verdicts: list[Any]) -> None:
+    """A line for each clause; one for all that were skipped for the same reason; what to read where one is not kept."""
+    console = Console(highlight=False)
+    width = max(len(v.clause) for v in verdicts)
+    for (verdict, _), same in groupby(verdicts, lambda v: (v.verdict, v.came if v.verdict == "SKIP" else v.clause)):
+        first, *others = same
+        clause = f"{first.clause} and {len(others)} more" if others else first.clause
+        style = {"WARN": "yellow", "FAIL": "red", "SKIP": "dim"}.get(verdict, "")
+        console.print(f"{verdict}  {clause:<{width}}  {first.came}", style=style, soft_wrap=True, markup=False)
+        if verdict in ("FAIL", "WARN"):
+            hint = f"the kit {first.did}; read docs/wire.md, {first.read}"
+            console.print(f"{'':<{width + 6}}  {hint}", soft_wrap=True, markup=False)
+    counts = Counter(v.verdict for v in verdicts)
+    console.print(", ".join(f"{counts[verdict]} {verdict}" for verdict in ("PASS", "WARN", "FAIL", "SKIP")))
 
 
 @app.command()

@@ -36,6 +36,7 @@ WATCHED = (
 )
 MOST_HANDSHAKES = 20  # that fail one after another, in about three seconds; a busy twin fails one in five
 REMEMBERED = 64  # observations from which a controller by another clock guesses when the twin's deadlines are
+KEPT = 32  # as the twin keeps cycles, to tell what comes twice
 SWITCH_S = 0.0002  # what is learned in the other thread lets the control path in within this; Python's own is 5 ms
 
 
@@ -132,12 +133,14 @@ class _Peer:
         if self.sub in ready:
             while True:
                 try:
-                    _, body = self.sub.recv_multipart(zmq.NOBLOCK)
+                    frames = self.sub.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
                     break
-                heard.append((time.monotonic_ns(), wire.decode_outgoing(body)))
+                now = time.monotonic_ns()
+                if (message := _understood(frames)) is not None:
+                    heard.append((now, message))
         if self.dealer in ready:
-            message = wire.decode_outgoing(self.dealer.recv_multipart()[-1])
+            message = _understood(self.dealer.recv_multipart())
             if isinstance(message, wire.Refused):
                 raise ControllerError(f"the twin refused seat {self.agent!r}: {message.reason}")
         if not heard and self.monitor in ready:  # what it said before it left is read first
@@ -192,6 +195,14 @@ class _Peer:
         raise SeatEmpty(f"no twin welcomed seat {self.agent!r} within {patience_s:g} s{why}")
 
 
+def _understood(frames: list[bytes]) -> wire.Outgoing | None:
+    """A message of the twin; None for noise, and for what a later protocol may say: both are passed over."""
+    try:
+        return wire.decode_outgoing(frames[1]) if len(frames) == 2 else None
+    except WireError:
+        return None
+
+
 def _answer(
     peer: _Peer,
     welcome: wire.Welcome,
@@ -202,6 +213,7 @@ def _answer(
 ) -> int:
     answered, realtime, beat = 0, welcome.clock == "realtime", time.monotonic()
     ahead_ns: deque[int] = deque(maxlen=REMEMBERED)
+    done: deque[int] = deque(maxlen=KEPT)  # slots answered lately: one that comes twice is acted upon once
     while True:
         waiting_ns = time.monotonic_ns()
         heard = peer.hear(heartbeat_s or 1.0)
@@ -212,17 +224,18 @@ def _answer(
         if realtime:
             asked = _still_open(asked, ahead_ns)
         for received_ns, message in asked:
+            if message.slot in done and not message.last:
+                continue
             if learner is not None and not message.last:
                 learner.before(message.slot)
-            seen = Observation(
-                message.agent,
-                message.slot,
-                wire.unpack(message.values),
-                message.reward,
-                message.last,
-                {sender: wire.unpack(arrays) for sender, arrays in message.signals.items()},
-                message.timing,
-            )
+            try:
+                seen = _seen(agent, message)
+            except WireError as error:
+                if message.last:
+                    return answered
+                peer.send(wire.Reply(agent.name, welcome.run, message.slot, {}, reason=f"the observation: {error}"))
+                continue
+            done.append(message.slot)
             if seen.last:
                 getattr(controller, "finish", lambda _: None)(seen)
                 return answered
@@ -237,6 +250,23 @@ def _answer(
             waiting_ns = time.monotonic_ns()
         if any(isinstance(m, wire.Stop) for _, m in heard):
             return answered
+
+
+def _seen(agent: Agent, message: wire.Asked) -> Observation:
+    """An observation as the controller sees it. Raises WireError where its arrays are not those of the welcome."""
+    for f in agent.observes:
+        packed = message.values.get(f.name)
+        if packed is None or packed.shape != f.shape or packed.dtype != f.dtype:
+            raise WireError(f"{f.name} is {packed and (packed.shape, packed.dtype)}, expected {(f.shape, f.dtype)}")
+    return Observation(
+        message.agent,
+        message.slot,
+        wire.unpack(message.values),
+        message.reward,
+        message.last,
+        {sender: wire.unpack(arrays) for sender, arrays in message.signals.items()},
+        message.timing,
+    )
 
 
 def _reply(

@@ -287,8 +287,7 @@ class Hub:
         elif isinstance(message, wire.Reply):
             seat.answered(message, now)
         else:
-            seat.heard_ns = now
-            seat.ready |= isinstance(message, wire.Ready)
+            seat.heard(message, now)
 
     def _hello(self, identity: bytes, hello: wire.Hello) -> None:
         seat = self.seats.get(hello.agent)
@@ -536,6 +535,11 @@ class There:
         self.hub.note("stale", agent=self.agent.name, slot=slot, reason=reason)
 
     # what comes in
+
+    def heard(self, message: wire.Ready | wire.Heartbeat, now: int) -> None:
+        """A sign of life."""
+        self.heard_ns = now
+        self.ready |= isinstance(message, wire.Ready)
 
     def garbled(self, reason: str, now: int) -> None:
         """Noise from the one who sits here: it stands as the answer to the oldest open cycle."""

@@ -7,7 +7,7 @@ import pytest
 import toys
 
 from twin import Action, Agent, Field, Outcome, TwinError, check_controller, check_world
-from twin.check import ContractBroken, check_arrays, sample
+from twin.check import ContractBroken, check_arrays, check_scenario, sample
 
 LEADER, FOLLOWER = toys.TwoTier().agents
 
@@ -201,7 +201,7 @@ def test_world_that_ends_early_is_flown_to_its_end():
 
 
 def test_controller_that_keeps_the_contract_passes_and_is_told_what_was_looked_at():
-    assert len(check_controller(toys.Echo, LEADER, ("follower",))) == 4
+    assert len(check_controller(toys.Echo, LEADER, ("follower",))) == 5
     assert "learn() and adopt()" in check_controller(toys.Learning, FOLLOWER)
 
 
@@ -238,6 +238,28 @@ class WhispersToNobody(toys.Echo):
         return Action({"number": np.array(0.0)}, {"nobody": {"hint": np.zeros(1)}})
 
 
+class CountsCycles(toys.Echo):
+    """Takes it for granted that it is asked in every cycle, once."""
+
+    n = 0
+
+    def act(self, seen):
+        self.n += 1
+        return Action({"number": np.array([0.0] * 5)[seen.slot - self.n + 1]})
+
+
+class TakesHints(toys.Echo):
+    def act(self, seen):
+        for arrays in seen.signals.values():
+            arrays["plan"]
+        return super().act(seen)
+
+
+class CannotFinish(toys.Echo):
+    def finish(self, seen):
+        raise ValueError("no reward to close")
+
+
 class LearnsNonsense(toys.Echo):
     def learn(self):
         return 3
@@ -258,6 +280,9 @@ class CannotAdopt(toys.Echo):
         (Unseeded, "the same seed and observations gave different answers"),
         (ChangesWhatItSees, "act changed the observation of slot 0"),
         (WhispersToNobody, "a signal goes to 'nobody'"),
+        (CountsCycles, "act failed at slot 35: IndexError"),
+        (TakesHints, "act failed at slot 35: KeyError"),
+        (CannotFinish, "finish failed at slot 50: ValueError"),
         (LearnsNonsense, r"learn\(\) returned 3"),
         (CannotAdopt, r"no adopt\(result\)"),
     ],
@@ -266,6 +291,66 @@ class CannotAdopt(toys.Echo):
 def test_controller_that_breaks_the_contract_is_told_which_clause(controller, clause):
     with pytest.raises(ContractBroken, match=clause):
         check_controller(controller, FOLLOWER, ("leader",))
+
+
+def test_controller_is_tried_on_a_world_too_with_cycles_it_is_not_asked_in():
+    asked, finished = [], []
+
+    class Counts(toys.Echo):
+        def act(self, seen):
+            asked.append((seen.slot, seen.reward is None, seen.values["count"].item()))
+            return super().act(seen)
+
+        def finish(self, seen):
+            finished.append((seen.slot, seen.last))
+
+    looked = check_controller(Counts, FOLLOWER, ("leader",), cycles=1, world=toys.TwoTier, slots=12)
+    assert "8 observations of the world, with gaps between them" in looked
+    assert "finish()" in looked
+    flown = [(slot, slot == 0, slot) for slot in (0, 1, 2, 3, 4, 5, 6, 9)]
+    assert asked[-8:] == flown
+    assert asked[-16:-8] == flown
+    assert finished == [(12, True), (12, True), (2, True)]
+
+
+def test_controller_that_takes_longer_than_its_window_is_warned_of_not_failed():
+    with pytest.warns(UserWarning, match="due after 0.008 ms: in real time this controller misses deadlines"):
+        check_controller(toys.Echo, FOLLOWER, ("leader",), world=lambda: toys.TwoTier(slot_s=1e-5))
+
+
+def test_controller_that_only_a_world_drives_mad_is_found_out():
+    class NotInTheMiddle(toys.Echo):
+        def act(self, seen):
+            assert seen.slot != seen.values["count"] or seen.slot < 7  # the counts drawn at random are others
+            return super().act(seen)
+
+    with pytest.raises(ContractBroken, match="act failed at slot 7: AssertionError"):
+        check_controller(NotInTheMiddle, FOLLOWER, ("leader",), world=toys.TwoTier)
+
+
+# ---- scenarios
+
+
+def test_scenario_is_flown_twice_and_its_seats_are_told():
+    looked = check_scenario(toys.scenario(("Echo", "external"), slots=12))
+    assert looked[:2] == [
+        "leader: toys:Echo, asked every 2 slots, due by 0.4 of the slot",
+        "follower: whoever comes (random answers meanwhile), asked every 1 slots, due by 0.8 of the slot",
+    ]
+    assert looked[2].startswith("flown twice in lock-step, 12 slots, one trajectory: ")
+
+
+@pytest.mark.parametrize(
+    ("controllers", "clause"),
+    [
+        (("Echo", "NotANumber"), "follower answered its cycle 3 wrongly"),
+        (("Unseeded", "Echo"), "it gave two trajectories"),
+    ],
+)
+def test_scenario_that_cannot_be_repeated_is_found_out(controllers, clause, monkeypatch):
+    monkeypatch.setattr(toys, "Unseeded", Unseeded, raising=False)
+    with pytest.raises(ContractBroken, match=clause):
+        check_scenario(toys.scenario(controllers, slots=12))
 
 
 # ---- what it tries them with
@@ -304,4 +389,6 @@ def test_kit_asks_on_the_agent_s_own_cycle():
             return super().act(seen)
 
     check_controller(Counts, Agent("follower", FOLLOWER.observes, FOLLOWER.acts, every=5), cycles=3)
-    assert asked == [(0, True), (5, False), (10, False)] * 2
+    in_turn = [(0, True), (5, False), (10, False)]
+    twice_and_skipping = [(15, False), (15, False), (65, False), (70, False)]
+    assert asked == [*in_turn, *in_turn, *twice_and_skipping]

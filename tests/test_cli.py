@@ -278,8 +278,8 @@ def test_check_of_a_scenario_looks_at_world_and_controllers(ntn_twin):
     said = ntn_twin("check", "baseline", "--json")
     assert said.code == 0
     assert said.json["holds"] is True
-    assert set(said.json["looked_at"]) == {"world ntn_cell", "greedy as leo", "greedy as ue"}
-    assert ntn_twin("check", "baseline").out.count("holds") == 3
+    assert set(said.json["looked_at"]) == {"world ntn_cell", "scenario baseline", "greedy as leo", "greedy as ue"}
+    assert ntn_twin("check", "baseline").out.count("holds") == 4
 
 
 @pytest.mark.parametrize(

@@ -492,8 +492,9 @@ def test_secret_of_a_started_controller_is_not_on_its_command_line(lab, tmp_path
         for pid in os.listdir("/proc"):
             try:
                 command = open(f"/proc/{pid}/cmdline", "rb").read() if pid.isdigit() else b""  # noqa: SIM115
-                if b"toys:Echo" in command:
-                    seen.append((command, open(f"/proc/{pid}/environ", "rb").read()))  # noqa: SIM115
+                environ = open(f"/proc/{pid}/environ", "rb").read() if b"toys:Echo" in command else b""  # noqa: SIM115
+                if keys.ENVIRONMENT.encode() in environ:
+                    seen.append((command, environ))
             except OSError:
                 continue
 

@@ -2,19 +2,27 @@
 
     check_world(lambda: MyWorld(...))
     check_controller(MyController, agent)
+    check_scenario(load("mine.toml"))
 
-Each returns the list of what it looked at, in words; each raises ContractBroken naming the first clause that does not
-hold, with the offending value.
+A controller that is a process of its own is checked by hil.endpoint. Each returns the list of what it looked at, in
+words; each raises ContractBroken naming the first clause that does not hold, with the offending value.
 """
 
 import copy
+import tempfile
+import time
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from twin.errors import ContractBroken
-from twin.runner import check_action
+from twin.record import STATUSES
+from twin.runner import check_action, run
+from twin.scenario import EXTERNAL, Scenario, build, window_of
 from twin.types import Action, Agent, Arrays, Controller, Field, Observation, Outcome, World
 
 
@@ -46,13 +54,24 @@ def check_world(make: Callable[[], World], slots: int = 50, seed: int = 1) -> li
 
 
 def check_controller(
-    make: Callable[..., Controller], agent: Agent, others: tuple[str, ...] = (), cycles: int = 25, **options: Any
+    make: Callable[..., Controller],
+    agent: Agent,
+    others: tuple[str, ...] = (),
+    cycles: int = 25,
+    world: Callable[[], World] | None = None,
+    slots: int = 100,
+    **options: Any,
 ) -> list[str]:
-    """Let a controller answer observations drawn inside the bounds of its fields.
+    """Let a controller answer observations drawn inside the bounds of its fields, and those of a world.
 
     make    Class(agent, seed, **options)
     agent   the seat's contract, e.g. from world.agents
     others  names of the other agents, to whom it may signal
+    cycles  how many observations are drawn
+    world   builds a fresh world, whose own observations it answers too, and whose windows its times are held against
+    slots   how long that world is flown
+
+    Warns where its answers take longer than the window at rt_factor 1: wall time is this machine's, not the contract's.
     """
     controller = make(agent, 1, **options)
     _demand(isinstance(controller, Controller), f"{type(controller).__name__} has no act(seen)")
@@ -65,6 +84,13 @@ def check_controller(
     second = _answers(make(agent, 1, **options), agent, others, cycles)
     _demand(_same(first, second), "the same seed and observations gave different answers")
     looked.append("same seed and observations, same answers")
+    _out_of_turn(controller, agent, others, cycles)
+    looked.append("a slot asked twice, slots it was not asked in, signals it does not know")
+    flown = None if world is None else _flown(make(agent, 1, **options), agent, others, world(), slots)
+    if flown is not None and world is not None:
+        again = _flown(make(agent, 1, **options), agent, others, world(), slots)
+        _demand(_same(flown.answers, again.answers), "the same seed and world gave different answers")
+        looked += [f"{len(flown.answers)} observations of the world, with gaps between them", _in_time(flown)]
     learn = getattr(controller, "learn", None)
     if learn is not None:
         job = learn()
@@ -73,7 +99,50 @@ def check_controller(
             _demand(hasattr(controller, "adopt"), "learn() returned a job, but there is no adopt(result)")
             controller.adopt(job())  # type: ignore[attr-defined]
         looked.append("learn() and adopt()")
+    if hasattr(controller, "finish"):
+        values = sample(agent.observes, np.random.default_rng(1))
+        _called("finish", controller.finish, Observation(agent.name, 2 * cycles * agent.every, values, 0.0, last=True))
+        looked.append("finish()")
     return looked
+
+
+def check_scenario(scenario: Scenario) -> list[str]:
+    """Build a scenario's world and every seat's controller, and fly them in lock-step, in this process, twice.
+
+    On an external seat sits `Anybody` meanwhile. Raises ContractBroken, and what building and flying it raises.
+    """
+    world = build(scenario)
+    outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
+    seated = {
+        name: msgspec.structs.replace(scenario.seating(name), controller="twin.check:Anybody", options={})
+        for name in outside
+    }
+    scenario = msgspec.structs.replace(scenario, agents={**scenario.agents, **seated})
+    looked = []
+    for a in world.agents:
+        name = scenario.seating(a.name).controller
+        due = f"{a.delay} slots later" if a.delay else f"by {window_of(a, world.agents):g} of the slot"
+        who = "whoever comes (random answers meanwhile)" if a.name in outside else name
+        looked.append(f"{a.name}: {who}, asked every {a.every} slots, due {due}")
+    with tempfile.TemporaryDirectory() as folder:
+        records = [run(scenario, Path(folder) / str(i)) for i in range(2)]
+        for name, decisions in records[0].decisions.items():
+            odd = np.flatnonzero((decisions["status"] != STATUSES.index("on_time")) & (decisions["status"] != 0))
+            _demand(not odd.size, f"{name} answered its cycle {odd[0] if odd.size else ''} wrongly, flown in lock-step")
+        one, other = (record.meta["trajectory_hash"] for record in records)
+    _demand(one == other, f"flown twice in lock-step, it gave two trajectories: {one[:12]} and {other[:12]}")
+    return [*looked, f"flown twice in lock-step, {scenario.slots} slots, one trajectory: {one[:12]}"]
+
+
+class Anybody:
+    """Sits on an external seat of a scenario that is checked: random answers inside their bounds."""
+
+    def __init__(self, agent: Agent, seed: int):
+        self._acts, self._rng = agent.acts, np.random.default_rng(seed)
+
+    def act(self, seen: Observation) -> Action:
+        """Whatever is allowed."""
+        return Action(sample(self._acts, self._rng))
 
 
 def sample(fields: tuple[Field, ...], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -149,15 +218,80 @@ def _answers(controller: Controller, agent: Agent, others: tuple[str, ...], cycl
     rng = np.random.default_rng(0)
     answers: list[Arrays] = []
     for cycle in range(cycles):
-        values = sample(agent.observes, rng)
-        given = copy.deepcopy(values)
         reward = None if cycle == 0 else float(rng.normal())
-        action: Action = controller.act(Observation(agent.name, cycle * agent.every, values, reward))
-        reason = check_action(agent, action, others) if others else check_action(agent, Action(action.values), ())
-        _demand(not reason, f"answer to slot {cycle * agent.every}: {reason}")
-        _demand(_equal(values, given), f"act changed the observation of slot {cycle * agent.every}")
-        answers.append({k: np.array(v) for k, v in action.values.items()})
+        seen = Observation(agent.name, cycle * agent.every, sample(agent.observes, rng), reward)
+        answers.append(_answer(controller, agent, others, seen))
     return answers
+
+
+def _answer(controller: Controller, agent: Agent, others: tuple[str, ...], seen: Observation) -> Arrays:
+    """A valid answer, copied. Raises ContractBroken."""
+    given = copy.deepcopy(dict(seen.values))
+    action: Action = _called("act", controller.act, seen)
+    reason = check_action(agent, action, others) if others else check_action(agent, Action(action.values), ())
+    _demand(not reason, f"answer to slot {seen.slot}: {reason}")
+    _demand(_equal(seen.values, given), f"act changed the observation of slot {seen.slot}")
+    return {k: np.array(v) for k, v in action.values.items()}
+
+
+def _called(name: str, method: Callable[[Observation], Any], seen: Observation) -> Any:
+    try:
+        return method(seen)
+    except Exception as error:
+        raise ContractBroken(f"{name} failed at slot {seen.slot}: {error!r}") from error
+
+
+def _out_of_turn(controller: Controller, agent: Agent, others: tuple[str, ...], cycles: int) -> None:
+    """What a lossy link makes of a run: an observation twice, cycles that never come; and what others may send."""
+    hint = {"hint": np.arange(3, dtype="float32"), "count": np.array(7)}
+    timing = {"deadline_us": 8e4, "slack_us": None, "status": "missing", "action_source": "hold", "age_slots": 7}
+    for cycle, senders in ((cycles, ()), (cycles, ()), (cycles + 10, others), (cycles + 11, ())):
+        values = sample(agent.observes, np.random.default_rng(cycle))
+        signals = {sender: dict(hint) for sender in senders}
+        seen = Observation(agent.name, cycle * agent.every, values, 0.0, signals=signals, timing=timing)
+        _answer(controller, agent, others, seen)
+
+
+class Flown(NamedTuple):
+    """A controller's answers to a world, how long each took, and until when each was due, s."""
+
+    answers: list[Arrays]
+    act_s: list[float]
+    window_s: float
+
+
+def _flown(controller: Controller, agent: Agent, others: tuple[str, ...], world: World, slots: int) -> Flown:
+    """Fly a world with a controller on one seat, default actions on the others; from half-way on it is seldom asked."""
+    world.reset(1)
+    for a in world.agents:
+        world.apply(a.name, world.default(a.name))
+    window = agent.delay or window_of(agent, world.agents)
+    flown, reward, done, slot = Flown([], [], window * world.slot_s), None, False, 0
+    while slot < slots and not done:
+        cycle = slot // agent.every
+        if slot % agent.every == 0 and (slot < slots / 2 or cycle % 3 == 0):
+            seen = Observation(agent.name, slot, world.observe(agent.name), reward)
+            begun = time.perf_counter()
+            flown.answers.append(_answer(controller, agent, others, seen))
+            flown.act_s.append(time.perf_counter() - begun)
+            world.apply(agent.name, flown.answers[-1])
+            reward = 0.0
+        outcome = world.step()
+        reward = (reward or 0.0) + float(outcome.reward[agent.name])
+        done, slot = outcome.done, slot + 1
+    last = Observation(agent.name, slot, world.observe(agent.name), reward, last=True) if not done else None
+    if last is not None and hasattr(controller, "finish"):
+        _called("finish", controller.finish, last)
+    return flown
+
+
+def _in_time(flown: Flown) -> str:
+    """How long answers took, in words; a warning where they take too long."""
+    p50_s, p99_s = np.quantile(flown.act_s, [0.5, 0.99])
+    words = f"act() took {p50_s * 1e3:.2f} ms (p50), {p99_s * 1e3:.2f} ms (p99); due after {flown.window_s * 1e3:g} ms"
+    if p99_s > flown.window_s:
+        warnings.warn(f"{words}: in real time this controller misses deadlines on this machine", stacklevel=3)
+    return words
 
 
 def _same(a: list[Arrays], b: list[Arrays]) -> bool:
