@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -235,7 +235,7 @@ def _answer(
             beat = time.monotonic()
         if message is None:
             continue
-        heard = _still_open([(received_ns, message)], ahead_ns, peer) if realtime else [(received_ns, message)]
+        heard = _still_open([(received_ns, message)], ahead_ns, peer.read) if realtime else [(received_ns, message)]
         for received_ns, message in heard:
             if isinstance(message, wire.Stop):
                 return answered
@@ -293,19 +293,18 @@ def _reply(
 Heard = list[tuple[int, wire.Outgoing]]
 
 
-def _still_open(heard: Heard, ahead_ns: deque[int], peer: _Peer) -> Heard:
+def _still_open(heard: Heard, ahead_ns: deque[int], more: Callable[[], Heard] = list) -> Heard:
     """A controller that fell behind skips the observations whose deadline has passed, and only those; not the newest.
 
-    heard     the oldest one; the others are read only when it is too late for this one
     ahead_ns  how much later than the twin stamped them the newest observations were read, by a clock that is not the
               twin's: the least of these is its offset and the shortest way, so no deadline is taken to be too early
+    more      reads what else has come; asked only when it is too late for what was heard
     """
-    if not _is_over(*heard[0], ahead_ns):
-        return heard
-    waiting = [(at, m, _is_over(at, m, ahead_ns)) for at, m in peer.read()]
-    waiting.insert(0, (*heard[0], True))
-    newest = [m for _, m, _ in waiting if isinstance(m, wire.Asked)][-1]
-    return [(at, m) for at, m, over in waiting if m is newest or not over]
+    judged = [(at, m, _is_over(at, m, ahead_ns)) for at, m in heard]
+    if judged[-1][2]:
+        judged += [(at, m, _is_over(at, m, ahead_ns)) for at, m in more()]
+    newest = next((m for _, m, _ in reversed(judged) if isinstance(m, wire.Asked)), None)
+    return [(at, m) for at, m, over in judged if m is newest or not over]
 
 
 def _is_over(received_ns: int, message: wire.Outgoing, ahead_ns: deque[int]) -> bool:
