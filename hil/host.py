@@ -156,7 +156,7 @@ class _Peer:
             self._connection(recv_monitor_message(self.monitor)["event"])
 
     def listen(self, wait_s: float) -> Iterator[tuple[int, int, wire.Outgoing | None]]:
-        """The messages of a run one by one: since when we waited, when we read it, ns, and it; None after silence, noise.
+        """The messages of a run one by one: since when we waited, when we read it, ns, and it; None: silence, noise.
 
         The way of every observation: one blocking call on one socket, which wakes sooner than a poll of three. Word of
         the twin's end comes over the others, so they are looked at after each silence, and every LOOK_NS.
