@@ -493,6 +493,24 @@ def _numbers(listed: str) -> list[float]:
         raise ScenarioError(f"a list of numbers is written 1,2,4, got {listed!r}") from None
 
 
+@app.command()
+def bench(
+    subject: Annotated[str, typer.Argument(help="what to measure: loop")] = "loop",
+    quick: Annotated[bool, typer.Option("--quick", help="a minute and a half instead of six, and rougher")] = False,
+    as_json: Json = False,
+) -> None:
+    """How fast the loop is, and how time-realistic this machine, each beside the simplest thing that could do it."""
+    if subject != "loop":
+        raise ScenarioError(f"no benchmark {subject!r}; there is: loop")
+    from hil import bench as measure
+
+    found = measure.loop(measure.QUICK if quick else measure.FULL, lambda text: err.print(text, style="dim"))
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo(measure.table(found))
+
+
 def _fits(controller: str, agent: str) -> bool:
     """The two learning controllers are made for one seat each; anything else is tried on all."""
     return {"rollout": "leo", "trpo": "ue"}.get(controller, agent) == agent

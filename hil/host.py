@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,9 +24,10 @@ from twin.errors import ControllerError, SeatEmpty, WireError
 from twin.runner import Learner, check_action
 from twin.scenario import controller_class, make_controller
 from twin.types import Action, Agent, Controller, Observation
-from twin.units import NS_PER_US
+from twin.units import NS_PER_S, NS_PER_US
 
 HELLO_EVERY_S = 0.5
+LOOK_NS = NS_PER_S // 5  # how often a busy or waiting controller looks whether the twin is still there
 WATCHED = (
     zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -124,28 +125,53 @@ class _Peer:
         self.dealer.send(wire.encode(message))
 
     def hear(self, wait_s: float) -> list[tuple[int, wire.Outgoing]]:
-        """What the twin published meanwhile, each with when we read it, ns.
+        """What the twin published meanwhile, each with when we read it, ns; waits for it so long.
 
         Raises ControllerError when the twin refused us or is gone.
         """
         ready = dict(self._poller.poll(round(wait_s * 1e3)))
-        heard: list[tuple[int, wire.Outgoing]] = []
-        if self.sub in ready:
-            while True:
-                try:
-                    frames = self.sub.recv_multipart(zmq.NOBLOCK)
-                except zmq.Again:
-                    break
-                now = time.monotonic_ns()
-                if (message := _understood(frames)) is not None:
-                    heard.append((now, message))
-        if self.dealer in ready:
-            message = _understood(self.dealer.recv_multipart())
-            if isinstance(message, wire.Refused):
-                raise ControllerError(f"the twin refused seat {self.agent!r}: {message.reason}")
-        if not heard and self.monitor in ready:  # what it said before it left is read first
-            self._connection(recv_monitor_message(self.monitor)["event"])
+        heard = self.read() if self.sub in ready else []
+        self.look(connection=not heard)  # what it said before it left is read first
         return heard
+
+    def read(self) -> list[tuple[int, wire.Outgoing]]:
+        """What has come, without waiting."""
+        heard: list[tuple[int, wire.Outgoing]] = []
+        with contextlib.suppress(zmq.Again):
+            while True:
+                frames = self.sub.recv_multipart(zmq.NOBLOCK)
+                received_ns = time.monotonic_ns()
+                if (message := _understood(frames)) is not None:
+                    heard.append((received_ns, message))
+        return heard
+
+    def look(self, connection: bool = True) -> None:
+        """Raise ControllerError when the twin refused us, or there is no connection; probes are read and forgotten."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                message = _understood(self.dealer.recv_multipart(zmq.NOBLOCK))
+                if isinstance(message, wire.Refused):
+                    raise ControllerError(f"the twin refused seat {self.agent!r}: {message.reason}")
+        if connection and self.monitor.poll(0):
+            self._connection(recv_monitor_message(self.monitor)["event"])
+
+    def listen(self, wait_s: float) -> Iterator[tuple[int, int, wire.Outgoing | None]]:
+        """The messages of a run one by one: since when we waited, when we read it, ns, and it; None: silence, noise.
+
+        The way of every observation: one blocking call on one socket, which wakes sooner than a poll of three. Word of
+        the twin's end comes over the others, so they are looked at after each silence, and every LOOK_NS.
+        """
+        self.sub.setsockopt(zmq.RCVTIMEO, max(1, round(min(wait_s, LOOK_NS / NS_PER_S) * 1e3)))
+        looked_ns = 0
+        while True:
+            waiting_ns, frames = time.monotonic_ns(), None
+            with contextlib.suppress(zmq.Again):
+                frames = self.sub.recv_multipart()
+            received_ns = time.monotonic_ns()
+            if frames is None or received_ns - looked_ns > LOOK_NS:
+                self.look(connection=frames is None)
+                looked_ns = received_ns
+            yield waiting_ns, received_ns, None if frames is None else _understood(frames)
 
     def _connection(self, event: int) -> None:
         """What ZeroMQ tells of our connection. Raises ControllerError when there is none, and waiting does not help."""
@@ -212,18 +238,21 @@ def _answer(
     heartbeat_s: float,
 ) -> int:
     answered, realtime, beat = 0, welcome.clock == "realtime", time.monotonic()
+    others, finish = tuple(welcome.others), getattr(controller, "finish", lambda _: None)
     ahead_ns: deque[int] = deque(maxlen=REMEMBERED)
     done: deque[int] = deque(maxlen=KEPT)  # slots answered lately: one that comes twice is acted upon once
-    while True:
-        waiting_ns = time.monotonic_ns()
-        heard = peer.hear(heartbeat_s or 1.0)
+    for waiting_ns, received_ns, message in peer.listen(heartbeat_s or 1.0):
         if heartbeat_s and time.monotonic() - beat >= heartbeat_s:
             peer.send(wire.Heartbeat(agent.name))
             beat = time.monotonic()
-        asked = [(at, m) for at, m in heard if isinstance(m, wire.Asked) and m.run == welcome.run]
-        if realtime:
-            asked = _still_open(asked, ahead_ns)
-        for received_ns, message in asked:
+        if message is None:
+            continue
+        heard = _still_open([(received_ns, message)], ahead_ns, peer.read) if realtime else [(received_ns, message)]
+        for received_ns, message in heard:
+            if isinstance(message, wire.Stop):
+                return answered
+            if not isinstance(message, wire.Asked) or message.run != welcome.run:
+                continue
             if message.slot in done and not message.last:
                 continue
             if learner is not None and not message.last:
@@ -237,19 +266,18 @@ def _answer(
                 continue
             done.append(message.slot)
             if seen.last:
-                getattr(controller, "finish", lambda _: None)(seen)
+                finish(seen)
                 return answered
             stamps = {"waiting": waiting_ns, "received": received_ns, "decoded": time.monotonic_ns()}
             cpu_ns = time.thread_time_ns()
             action = controller.act(seen)
-            stamps |= {"cpu_ns": time.thread_time_ns() - cpu_ns, "acted": time.monotonic_ns()}
-            peer.send(_reply(agent, tuple(welcome.others), welcome.run, message.slot, action, stamps, learner))
+            stamps["cpu_ns"], stamps["acted"] = time.thread_time_ns() - cpu_ns, time.monotonic_ns()
+            peer.send(_reply(agent, others, welcome.run, message.slot, action, stamps, learner))
             answered += 1
             if learner is not None:
                 learner.after(message.slot)
             waiting_ns = time.monotonic_ns()
-        if any(isinstance(m, wire.Stop) for _, m in heard):
-            return answered
+    return answered
 
 
 def _seen(agent: Agent, message: wire.Asked) -> Observation:
@@ -292,16 +320,28 @@ def _reply(
     return reply
 
 
-def _still_open(asked: list[tuple[int, wire.Asked]], ahead_ns: deque[int]) -> list[tuple[int, wire.Asked]]:
-    """A controller that fell behind skips the observations whose deadline has passed, and only those.
+Heard = list[tuple[int, wire.Outgoing]]
+
+
+def _still_open(heard: Heard, ahead_ns: deque[int], more: Callable[[], Heard] = list) -> Heard:
+    """A controller that fell behind skips the observations whose deadline has passed, and only those; not the newest.
 
     ahead_ns  how much later than the twin stamped them the newest observations were read, by a clock that is not the
               twin's: the least of these is its offset and the shortest way, so no deadline is taken to be too early
+    more      reads what else has come; asked only when it is too late for what was heard
     """
-    for received_ns, m in asked:
-        ahead_ns.append(0 if m.clock_id in ("", CLOCK_ID) else received_ns - m.t_mono_ns)
-    if len(asked) < 2:
-        return asked
-    now = time.monotonic_ns() - min(ahead_ns)
-    deadlines = [m.t_mono_ns + float(m.timing.get("deadline_us") or 0.0) * NS_PER_US for _, m in asked]
-    return [*(a for a, due_ns in zip(asked[:-1], deadlines) if due_ns > now), asked[-1]]
+    judged = [(at, m, _is_over(at, m, ahead_ns)) for at, m in heard]
+    if judged[-1][2]:
+        judged += [(at, m, _is_over(at, m, ahead_ns)) for at, m in more()]
+    newest = next((m for _, m, _ in reversed(judged) if isinstance(m, wire.Asked)), None)
+    return [(at, m) for at, m, over in judged if m is newest or not over]
+
+
+def _is_over(received_ns: int, message: wire.Outgoing, ahead_ns: deque[int]) -> bool:
+    """Whether this is an observation whose deadline has passed."""
+    if not isinstance(message, wire.Asked):
+        return False
+    if message.clock_id not in ("", CLOCK_ID):
+        ahead_ns.append(received_ns - message.t_mono_ns)
+    due_ns = message.t_mono_ns + float(message.timing.get("deadline_us") or 0.0) * NS_PER_US
+    return due_ns <= time.monotonic_ns() - min(ahead_ns, default=0)

@@ -190,7 +190,8 @@ class Hub:
         if self.door is not None and self.door.look(now):
             self._who_may_stay(self.door)
         restless = in_doubt or not all(seat.ready for seat in self.seats.values())
-        self._tend_ns = now + (PROBE_EVERY_NS if restless else self._calm_ns)
+        beats = [round(seat.heartbeat_s / 10 * NS_PER_S) for seat in self.seats.values() if seat.heartbeat_s > 0]
+        self._tend_ns = now + (PROBE_EVERY_NS if restless else min(self._calm_ns, *beats, LIVENESS_NS))
 
     def nap(self, wait_s: float) -> None:
         """Listen for some seconds."""

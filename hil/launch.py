@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from hil import wire
+from hil import scheduling, wire
 from hil.clock import RealTime, Virtual, sleep_until
 from hil.faults import Faults, InThisProcess
 from hil.faults import check as check_faults
@@ -28,7 +29,7 @@ from twin.errors import ControllerError, ScenarioError
 from twin.record import Record, new_folder
 from twin.runner import Here, LockStep, Watch, describe, drive
 from twin.runner import run as run_here
-from twin.scenario import EXTERNAL, Scenario, agent_seed, build
+from twin.scenario import EXTERNAL, Scenario, Scheduling, agent_seed, build
 from twin.types import Agent, Outcome, Seat, World
 from twin.units import NS_PER_S
 
@@ -47,6 +48,7 @@ class Crew:
         self.started = False  # from then on a death is an event of the run, before it is the end of it
         self._processes: dict[str, subprocess.Popen] = {}
         self._sits: dict[str, tuple[str, str, Mapping[str, str] | None]] = {}  # by agent: what it was started with
+        self._cpus: dict[str, set[int]] = {}
         self._groups: list[int] = []
 
     def start(self, agent: str, controller: str, address: str, keys: Mapping[str, str] | None = None) -> None:
@@ -64,6 +66,7 @@ class Crew:
                 start_new_session=True,
             )
         self._groups.append(self._processes[agent].pid)
+        self._cpus[agent] = os.sched_getaffinity(0)
 
     def signal(self, agent: str, number: int) -> None:
         """Send a signal to a controller and what it started, if it still runs."""
@@ -79,9 +82,12 @@ class Crew:
         self.look()
 
     def start_again(self, agent: str) -> None:
-        """Start a fresh process of a controller that has ended."""
+        """Start a fresh process of a controller that has ended, on the processors that the first one had."""
         self.bury(agent)
+        cpus = self._cpus[agent]
         self.start(agent, *self._sits[agent])
+        self._cpus[agent] = cpus
+        os.sched_setaffinity(self._processes[agent].pid, cpus)  # ours may be the twin's alone by now (hil.scheduling)
 
     def runs(self, agent: str) -> bool:
         """Whether its process was there when we last looked."""
@@ -239,14 +245,13 @@ def run(
             if name in outside:
                 say(f"waiting for seat {name!r}: {hub.how_to_take(name)}")
             else:
-                crew.start(name, scenario.seating(name).controller, hub.here, hub.hire(name))
+                with scheduling.elsewhere(_wanted(scenario, clock_name)):
+                    crew.start(name, scenario.seating(name).controller, hub.here, hub.hire(name))
         say("starting " + ", ".join(f"{name} ({scenario.seating(name).controller})" for name in seats))
         hub.gather(scenario.seat_wait_s)
         crew.started = True
         record.defer()
         hub.idle = record.write_until
-        gc.collect()
-        gc.freeze()
         seatings = {a.name: scenario.seating(a.name) for a in world.agents}
 
         def told(slot: int, outcome: Outcome, tally: Mapping[str, Mapping[str, int]]) -> None:
@@ -254,7 +259,8 @@ def run(
             if watch is not None:
                 watch(slot, outcome, tally)
 
-        drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, told, faults.at)
+        with _undistracted(scenario, clock_name, hub, record):
+            drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, told, faults.at)
         ended = "finished"
     except KeyboardInterrupt:
         ended, why = "interrupted", "stopped by the user"
@@ -263,7 +269,6 @@ def run(
         why = str(error)
         raise
     finally:
-        gc.unfreeze()
         with _undisturbed(), contextlib.ExitStack() as leaving:  # last first, and each whatever another one raised
             leaving.callback(_close, record, hub, ticking, ended, why, faults.messages)
             leaving.callback(hub.close)
@@ -373,6 +378,36 @@ def _seat(hub: Hub, scenario: Scenario, world: World, name: str, clock: str) -> 
     )
     scale = seating.compute_scale if clock == RealTime.name else 1.0
     return There(hub, agent, others, welcome, scenario.patience_s, scale)
+
+
+def _wanted(scenario: Scenario, clock: str) -> Scheduling | None:
+    return scenario.scheduling if clock == RealTime.name else None
+
+
+@contextlib.contextmanager
+def _undistracted(scenario: Scenario, clock: str, hub: Hub, record: Record) -> Iterator[None]:
+    """Garbage is looked for off the path: in real time while the twin waits. It is scheduled as far as permitted."""
+    if clock != RealTime.name:
+        gc.collect()
+        gc.freeze()
+        try:
+            yield
+        finally:
+            gc.unfreeze()
+        return
+
+    def warn(line: str) -> None:
+        warnings.warn(line, RuntimeWarning, stacklevel=2)
+
+    def idle(until_ns: int) -> None:
+        record.write_until(until_ns)
+        collector.collect_until(until_ns)
+
+    slot_s = scenario.slot_s / scenario.rt_factor
+    with scheduling.Collector() as collector, scheduling.in_force(_wanted(scenario, clock), slot_s, warn) as found:
+        record.meta["scheduling"] = found
+        hub.idle = idle
+        yield
 
 
 @contextlib.contextmanager

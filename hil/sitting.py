@@ -27,7 +27,6 @@ from twin.units import NS_PER_S
 
 STEP_NS = NS_PER_S // 100  # how often, while waiting, it is looked whether somebody is still there
 GRACE_NS = NS_PER_S // 20  # what came is not the answer: so long it is waited whether the answer comes after all
-CLOSE_S = 0.005  # what comes so close behind belongs to it: two answers to one question, an answer to the last one
 KILL_S = 2.0
 
 
@@ -210,7 +209,6 @@ class Sitting:
             if now >= until_ns:
                 return False
             self.line.listen(min(until_ns, now + STEP_NS), enough)
-        self.line.nap(CLOSE_S)
         return True
 
     def message(self, values: Arrays | None = None, slot: int | None = None, **changes: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -112,6 +112,25 @@ class Seating(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = msgspec.field(default_factory=dict)
 
 
+class Scheduling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table scheduling: real-time scheduling of the twin, under the real-time clock, as far as it is permitted."""
+
+    fifo: (
+        Annotated[int, Meta(ge=1, le=90, description="SCHED_FIFO priority of the loop; its sockets' threads: one more")]
+        | None
+    ) = None
+    cpus: (
+        Annotated[
+            tuple[Annotated[int, Meta(ge=0)], ...],
+            Meta(min_length=1, description="processors of the twin alone; the controllers it starts get the others"),
+        ]
+        | None
+    ) = None
+    lock_memory: Annotated[bool, Meta(description="what is in memory when the clock starts stays there (mlockall)")] = (
+        False
+    )
+
+
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """A scenario as resolved: defaults filled in, everything checked but what only the world can know.
 
@@ -144,6 +163,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     max_lag_s: Annotated[
         float, Meta(gt=0, le=1e6, description="realtime: a twin further behind than this ends the run, s")
     ] = 1.0
+    scheduling: Annotated[Scheduling, Meta(description="realtime: of the twin itself, where permitted")] | None = None
     agents: dict[str, Seating] = msgspec.field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     settings: Any = None
@@ -420,8 +440,15 @@ def _convert(kind: type, keys: dict[str, Any], name: str, prefix: str) -> Any:
 
 def _fields_at(kind: Any, path: str) -> list[str]:
     for part in [p for p in path.split(".") if p]:
-        kind = next(field.type for field in msgspec.structs.fields(kind) if field.name == part)
+        kind = _table_of(next(field.type for field in msgspec.structs.fields(kind) if field.name == part))
     return [field.name for field in msgspec.structs.fields(kind)]
+
+
+def _table_of(kind: Any) -> Any:
+    """The struct in a field's type, where the table may be left out or something else may stand for it; else None."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    return next((found for found in map(_table_of, get_args(kind)) if found is not None), None)
 
 
 def _known(key: str, known: Any) -> str:

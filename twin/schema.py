@@ -22,7 +22,7 @@ import msgspec
 from msgspec import inspect as types
 
 from twin.faults import CONTROLLER, LINK, SKY
-from twin.scenario import CONTROLLERS, OWN, WORLDS, Scenario, Seating, shipped
+from twin.scenario import CONTROLLERS, OWN, WORLDS, Scenario, Scheduling, Seating, shipped
 
 UNITS = {  # the last part of a key's name
     "s": "s",
@@ -68,6 +68,10 @@ def scenario_page() -> str:
         f"```toml\n{shipped()[EXAMPLE].read_text(encoding='utf-8').strip()}\n```",
         "## Keys of every scenario",
         _table([row for row in _rows(Scenario) if row.key not in OWN]),
+        "## `scheduling`: real-time scheduling of the twin",
+        "Under `realtime` only, and as far as it is permitted: what is not is a warning, and the run goes on "
+        "([hil.md](hil.md)). For instance `scheduling = { fifo = 50, cpus = [1], lock_memory = true }`.",
+        _table(_rows(Scheduling)),
         "## `agent.NAME`: who sits on a seat, and when it must answer",
         "A seat that the scenario does not name keeps these defaults. Any other key in the table is an option of the "
         "controller that sits there, and that controller must know it.",
@@ -248,6 +252,7 @@ def _type(kind: types.Type) -> str:
         types.StrType: TYPES["str"],
         types.BoolType: TYPES["bool"],
         types.DateTimeType: "date and time",
+        types.VarTupleType: "whole numbers",
     }
     return names.get(type(kind), "table")
 
@@ -255,6 +260,8 @@ def _type(kind: types.Type) -> str:
 def _range(kind: types.Type) -> str:
     if isinstance(kind, types.TupleType):
         return "each " + _range(kind.item_types[0])
+    if isinstance(kind, types.VarTupleType):
+        return "each " + _range(kind.item_type)
     if isinstance(kind, types.IntType | types.FloatType):
         return _limits(kind.ge, kind.gt, kind.le, kind.lt)
     return ""
