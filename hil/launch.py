@@ -26,6 +26,7 @@ from hil.keys import TwinKeys
 from hil.modelled import Modelled, model_of
 from hil.offset import CLOCK_ID
 from twin.errors import ControllerError, ScenarioError
+from twin.interrupt import held_back
 from twin.record import Record, new_folder
 from twin.runner import Here, LockStep, Watch, describe, drive
 from twin.runner import run as run_here
@@ -259,8 +260,18 @@ def run(
             if watch is not None:
                 watch(slot, outcome, tally)
 
-        with _undistracted(scenario, clock_name, hub, record):
-            drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, told, faults.at)
+        with _undistracted(scenario, clock_name, hub, record), held_back() as check_interrupt:
+
+            def alive() -> None:
+                check_interrupt()
+                crew.look()
+
+            def at(slot: int) -> None:
+                check_interrupt()
+                faults.at(slot)
+
+            hub.alive = alive
+            drive(world, seats, ticking, scenario.slots, scenario.seed, record, seatings, told, at)
         ended = "finished"
     except KeyboardInterrupt:
         ended, why = "interrupted", "stopped by the user"

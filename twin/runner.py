@@ -19,6 +19,7 @@ import numpy as np
 
 from twin.errors import ControllerError, RunBroken, ScenarioError
 from twin.faults import SKY, Timeline, summary
+from twin.interrupt import held_back
 from twin.record import Record, new_folder
 from twin.scenario import EXTERNAL, Scenario, Seating, agent_seed, build, make_controller
 from twin.types import Action, Agent, Answer, Arrays, Clock, Controller, Job, Observation, Outcome, Seat, World
@@ -413,7 +414,13 @@ def run(
     try:
         seatings = {name: scenario.seating(name) for name in names}
         timeline.open(record)
-        drive(world, seats, clock, scenario.slots, scenario.seed, record, seatings, watch, timeline.at)
+        with held_back() as check_interrupt:
+
+            def at(slot: int) -> None:
+                check_interrupt()
+                timeline.at(slot)
+
+            drive(world, seats, clock, scenario.slots, scenario.seed, record, seatings, watch, at)
         ended = "finished"
     except KeyboardInterrupt:
         ended, why = "interrupted", "stopped by the user"
