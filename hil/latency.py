@@ -142,6 +142,8 @@ class LatencyReport:
     twin_overruns: int | None
     agents: dict[str, AgentLatency]
     measures: dict[str, float] = field(default_factory=dict)
+    messages: dict[str, dict[str, Any]] = field(default_factory=dict)  # by agent: seated, vacated, stale, ...
+    refused: int | None = None  # messages of who had no seat
 
     def __getitem__(self, agent: str) -> AgentLatency:
         return self.agents[agent]
@@ -159,6 +161,8 @@ class LatencyReport:
             "trajectory_hash": self.trajectory_hash,
             "twin_overruns": self.twin_overruns,
             "measures": self.measures,
+            "messages": self.messages,
+            "refused": self.refused,
             "agents": {name: agent.to_dict() for name, agent in self.agents.items()},
         }
 
@@ -180,6 +184,8 @@ def report(record: Record) -> LatencyReport:
         twin_overruns=None if overruns is None else len(overruns),
         agents={name: _agent(record, name, written) for name in meta["agents"]},
         measures=_measures(record, written),
+        messages=meta.get("messages", {}),
+        refused=meta.get("refused"),
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from hil import wire
 from hil.clock import RealTime, Virtual, sleep_until
 from hil.gate import Gate
 from hil.hub import Hub, There, facts_of
 from hil.modelled import Modelled, model_of
-from twin.errors import ControllerError, ScenarioError
+from twin.errors import ControllerError, RecordError, ScenarioError
 from twin.record import Record, new_folder
 from twin.runner import LockStep, Watch, describe, drive
 from twin.runner import run as run_here
@@ -45,15 +47,19 @@ class Crew:
 
     def start(self, agent: str, controller: str, address: str) -> None:
         """Start a controller on a seat."""
-        self.folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "hil", controller, agent, address]
-        with self._log(agent).open("wb") as log:
+        try:
+            self.folder.mkdir(exist_ok=True)
+            log = self._log(agent).open("wb")
+        except OSError as error:
+            raise RecordError(f"run folder {self.folder.parent}: no log for seat {agent!r}: {error}") from None
+        with log:
             self._processes[agent] = subprocess.Popen(  # a session of its own: Ctrl-C is the twin's to handle
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **ONE_THREAD},
+                env={**os.environ, **ONE_THREAD, "NTN_TWIN_PID": str(os.getpid())},
                 start_new_session=True,
             )
         self._groups.append(self._processes[agent].pid)
@@ -78,9 +84,14 @@ class Crew:
 
     def stop(self) -> None:
         """Wait for those who leave by themselves, noting how they did; terminate, then kill, those who do not."""
-        if self.started:  # before that they may not even listen yet
-            self._wait()
-            self.look()
+        try:
+            if self.started:  # before that they may not even listen yet
+                self._wait()
+                self.look()
+        finally:  # of a full disk, which takes no event: they must go all the same
+            self._end()
+
+    def _end(self) -> None:
         for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
             for process in self._processes.values():
                 if process.poll() is None:
@@ -147,7 +158,8 @@ def run(
     outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
     run_id = uuid.uuid4().hex
     meta = describe(scenario, world, clock_name, "there") | {"run_id": run_id}
-    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None))
+    largest = max(sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in a.observes) for a in world.agents)
+    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None), largest=largest)
     try:
         record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario.text)
     except BaseException:
@@ -241,9 +253,7 @@ def _judged(agent: Agent, seat: Seat, scenario: Scenario, clock: LockStep | Real
 
 def _close(record: Record, hub: Hub, ticking: LockStep | RealTime, ended: str, why: str) -> None:
     overruns = ticking.overrun_slots if isinstance(ticking, RealTime) else None
-    messages = {
-        name: {"stale": s.stale, "duplicates": s.duplicates, "client": s.client} for name, s in hub.seats.items()
-    }
+    messages = {name: seat.counts() for name, seat in hub.seats.items()}
     record.close(ended, why, overrun_slots=overruns, messages=messages, refused=hub.refused)
 
 
