@@ -9,22 +9,24 @@ in force, rewards, measures.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import struct
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
 
 from twin.errors import RecordError
-from twin.types import Agent, Answer, Arrays, Observation, Outcome
+from twin.types import Agent, Answer, Arrays, Field, Observation, Outcome
 
 STATUSES = ("unwritten", "on_time", "missing", "late", "invalid")
 SOURCES = ("none", "agent", "hold", "default", "late")
@@ -44,6 +46,9 @@ STAMPS = (  # ns, monotonic; 0 where nobody stamped
 )
 NEVER_NS = 2**63
 MOST_WAITING = 4096  # rows in memory; a run that is killed loses those
+MOST_WAITING_BYTES = 32 << 20  # of observations in them
+MOST_EVENTS = 10_000  # kept in memory while the run flies; the file has all
+LAST_WORDS_BYTES = 1 << 14  # kept free on the disk, so that a full one does not hide how the run ended
 MOST_WORDS = 300  # of a reason that are kept
 COUNTS = ("cpu_ns", "emulation_ns", "learn_ns", "weights", "learning_misses", "signal_bytes", "overrun")
 
@@ -69,6 +74,9 @@ class Record:
             self._signals = (folder / "signals.bin").open("ab")
             self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
             self._deferring = False
+            self._most_waiting = MOST_WAITING
+            self._last_words: IO[bytes] | None = None
+            self.lost = 0  # rows that could not be written
             self._every = {name: agent["every"] for name, agent in meta["agents"].items()}
 
     # writing
@@ -129,7 +137,14 @@ class Record:
                 columns[f"action.{field.name}"] = record._column(
                     place, f"action.{field.name}", (rows, *field.shape), field.dtype
                 )
+        largest = max((sum(_size(f) for f in a.observes) for a in agents), default=0)
+        record._most_waiting = min(MOST_WAITING, max(16, MOST_WAITING_BYTES // max(largest, 1)))
         record._save_meta()
+        try:
+            record._last_words = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - for as long as the run flies
+            os.posix_fallocate(record._last_words.fileno(), 0, LAST_WORDS_BYTES)
+        except OSError as error:
+            raise RecordError(f"run folder {folder}: no room for how the run ends: {error}") from None
         return record
 
     def observation(self, seen: Observation) -> None:
@@ -155,17 +170,22 @@ class Record:
     def write_until(self, until_ns: int) -> None:
         """Write rows that wait, oldest first, until a time of the monotonic clock."""
         while self._waiting and time.monotonic_ns() < until_ns:
-            write, what = self._waiting.popleft()
-            write(*what)
+            self._write(*self._waiting.popleft())
 
     def _do(self, write: Callable[..., None], *what: Any) -> None:
         if not self._deferring:
-            write(*what)
+            self._write(write, what)
             return
         self._waiting.append((write, what))
-        if len(self._waiting) > MOST_WAITING:  # nobody finds the time: then it is taken, a row for a row
-            write, what = self._waiting.popleft()
+        if len(self._waiting) > self._most_waiting:  # nobody finds the time: then it is taken, a row for a row
+            self._write(*self._waiting.popleft())
+
+    def _write(self, write: Callable[..., None], what: tuple[Any, ...]) -> None:
+        try:
             write(*what)
+        except RecordError:
+            self.lost += 1
+            raise
 
     def _take_observation(self, seen: Observation) -> None:
         self._take("observation", seen.agent, seen.slot, seen.values)
@@ -225,26 +245,40 @@ class Record:
 
     def event(self, kind: str, **what: Any) -> None:
         """Note an event, with the monotonic time it was noticed."""
-        self.events.append({"event": kind, "t_mono_ns": time.monotonic_ns(), **what})
-        self.tell(self.events[-1])
+        event = {"event": kind, "t_mono_ns": time.monotonic_ns(), **what}
+        if len(self.events) < MOST_EVENTS:
+            self.events.append(event)
+        self.tell(event)
         try:
-            self._events.write(json.dumps(self.events[-1]) + "\n")
+            self._events.write(json.dumps(event) + "\n")
             self._events.flush()
         except OSError as error:
             raise RecordError(f"run folder {self.folder}: events.jsonl cannot be written: {error}") from None
 
     def close(self, ended: str, why: str = "", **more: Any) -> None:
         """Write how the run ended ("finished", "interrupted" or "broken"), and the trajectory hash."""
-        try:
-            self.write_until(NEVER_NS)
-        finally:  # of a full disk: how the run ended matters more than its last rows
-            self._close(ended, why, more)
+        failed: RecordError | None = None
+        while self._waiting:
+            try:
+                self.write_until(NEVER_NS)
+            except RecordError as error:  # of a full disk: the next row may be one that has room
+                failed = failed or error
+        self._close(ended, why, more)
+        if failed is not None:
+            raise failed
 
     def _close(self, ended: str, why: str, more: Mapping[str, Any]) -> None:
         written = int(np.count_nonzero(self.slots["written"])) if self.slots else 0
         self.meta.update(
-            ended=ended, why=why, slots_written=written, trajectory_hash=self._trajectory.hexdigest(), **more
+            ended=ended,
+            why=why,
+            slots_written=written,
+            lost_rows=self.lost,
+            trajectory_hash=self._trajectory.hexdigest(),
+            **more,
         )
+        if self._last_words is not None:
+            self._last_words.close()
         for file in (self._events, self._signals):
             with contextlib.suppress(OSError):  # of a full disk: how the run ended matters more than its last event
                 file.close()
@@ -283,8 +317,11 @@ class Record:
     def _save_meta(self) -> None:
         text = json.dumps(self.meta, indent=1, default=_plain) + "\n"
         passing = self.folder / "meta.json.new"
-        passing.write_text(text, encoding="utf-8")
-        passing.replace(self.folder / "meta.json")
+        try:
+            passing.write_text(text, encoding="utf-8")
+            passing.replace(self.folder / "meta.json")
+        except OSError as error:
+            raise RecordError(f"run folder {self.folder}: meta.json cannot be written: {error}") from None
 
     # reading
 
@@ -352,6 +389,10 @@ def _columns(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
             if path.read_bytes()[:6] not in (b"", b"\x93NUMPY"):
                 raise
             # the run was killed while it made this column: nothing was ever in it
+
+
+def _size(field: Field) -> int:
+    return math.prod(field.shape) * np.dtype(field.dtype).itemsize
 
 
 def _versions() -> dict[str, str]:
