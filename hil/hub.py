@@ -10,14 +10,15 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import zmq
 
 from hil import wire
 from hil.clock import SPIN_NS
+from hil.crowd import Strangers, Turns
 from hil.keys import LOOK_EVERY_NS, Door, TwinKeys
 from hil.offset import CLOCK_ID
 from twin.errors import SeatEmpty, TwinError, WireError
@@ -38,7 +39,13 @@ LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
 EVERYWHERE = ("//0.0.0.0:", "//127.0.0.1:")  # bound to all addresses: one of them
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
 WATCHERS = "twin"  # topics that belong to no seat
+KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(wire.Outgoing))
+MOST_SELECTED = 1024  # FD_SETSIZE of select(2)
 READ_AT_ONCE = 64  # messages read after the time is there, so that a flood cannot hold the loop up
+MOST_FRAMES = 64  # of one message that are read at a time; of ours each has one
+MOST_UNREAD = 64  # messages of one peer that wait in memory; the rest waits at the peer
+MOST_UNREAD_BYTES = 32 << 20  # of what leaves, for one peer that does not read
+LEAST_UNREAD = 32
 Event = Callable[..., None]
 
 
@@ -48,6 +55,7 @@ class Hub:
     address   where observations leave (hil.wire.endpoints); None lets the system choose a port on loopback
     event     called with a kind and details for everything worth a line in the record
     keys      our key pair and who may come in; without them everybody may, so the address must be on this machine
+    largest   bytes of the largest observation: so many wait for who does not read; 0 if not known
     alive     called while waiting; raises what should end the wait (a dead child before the start)
     idle      called while waiting, with the time by which it must return, ns
     """
@@ -58,25 +66,29 @@ class Hub:
         address: str | None = None,
         event: Event = lambda kind, **what: None,
         keys: TwinKeys | None = None,
+        largest: int = 0,
     ):
         self.run, self.event, self.keys = run, event, keys
         self.alive: Callable[[], None] = lambda: None
         self.idle: Callable[[int], None] = lambda until_ns: None
         self.seats: dict[str, There] = {}
         self.refused = 0
-        self.looked_ns = 0  # when the sockets were last found empty
+        self.looked_ns = 0  # whatever had come by then has been read
         self._noted: Counter[str] = Counter()
+        self._strangers, self._turns = Strangers(), Turns()
+        self._amid = False  # a message of far too many frames
+        self._tended_ns = self._idled_ns = 0
         self._doubt_until_ns = self._tend_ns = 0
         self._topics: Counter[bytes] = Counter()
         self._context = zmq.Context()
         self._out, self._in = self._context.socket(zmq.XPUB), self._context.socket(zmq.ROUTER)
         for each in (self._out, self._in):
             each.setsockopt(zmq.LINGER, 0)
-            each.setsockopt(zmq.SNDHWM, 1000)
+            each.setsockopt(zmq.SNDHWM, max(LEAST_UNREAD, min(1000, MOST_UNREAD_BYTES // max(largest, 1))))
             each.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
         self._out.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._in.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._in.setsockopt(zmq.RCVHWM, 1000)
+        self._in.setsockopt(zmq.RCVHWM, MOST_UNREAD)
         self.door: Door | None = None
         self._sender = ""  # public key of whoever sent the message we are reading; without keys, nobody's
         try:
@@ -90,8 +102,9 @@ class Hub:
             raise
         self._both = [(self._in, zmq.POLLIN), (self._out, zmq.POLLIN)]
         self._calm_ns = LIVENESS_NS if self.door is None else LOOK_EVERY_NS
-        self._receive = self._in.recv_multipart if self.door is None else self._receive_and_know
+        self._receive = self._in.recv if self.door is None else self._receive_and_know
         self._fds = [int(each.getsockopt(zmq.FD)) for each in (self._out, self._in)]
+        self._selected = max(self._fds) < MOST_SELECTED
 
     def _bind(self, address: str | None) -> str:
         if address is not None:
@@ -172,15 +185,16 @@ class Hub:
             over = now >= until_ns
             read = self._read(now, now if over else until_ns, eager_ns)
             looked, overdue = 1, overdue + (read if over else 0)
-            if over and (not read or overdue >= READ_AT_ONCE):
+            if over and (not read or self.looked_ns >= until_ns or overdue >= READ_AT_ONCE):
                 return
 
     def look_soon(self) -> None:
         """Something changed: look after the seats before anything else."""
-        self._tend_ns = 0
+        self._tend_ns = min(self._tend_ns, self._tended_ns + PROBE_EVERY_NS)
 
     def _tend(self, now: int) -> None:
         """Look after the seats: who has died, who fell silent, who was not welcomed yet."""
+        self._tended_ns = now
         self.alive()
         in_doubt = now < self._doubt_until_ns
         for seat in self.seats.values():
@@ -212,8 +226,10 @@ class Hub:
         ready = [] if rest > LIVENESS_NS else zmq.zmq_poll(self._both, 0)
         if not ready:
             self.looked_ns = now
+            self._turns.forget()
             if rest > SPIN_NS:
                 self.idle(until_ns - SPIN_NS)
+                self._idled_ns = now
             while not ready and nap_ns > 0 and time.monotonic_ns() < min(eager_ns, until_ns):
                 ready = zmq.zmq_poll(self._both, 0)
             if ready:
@@ -221,18 +237,49 @@ class Hub:
             elif nap_ns >= NS_PER_MS:
                 ready = zmq.zmq_poll(self._both, nap_ns // NS_PER_MS)
             elif nap_ns > 0:  # finer than ZeroMQ's own wait; its descriptors tell of what comes from now on
+                if not self._selected:  # a process that holds a thousand files
+                    time.sleep(min(nap_ns, SPIN_NS // 4) / NS_PER_S)
+                    return 0
                 select.select(self._fds, [], [], nap_ns / NS_PER_S)
             if nap_ns > 0:
                 self.looked_ns = min(time.monotonic_ns(), now + nap_ns)  # whatever had come would have woken us
+        elif rest > SPIN_NS and now - self._idled_ns > NS_PER_MS:  # nor does a flood keep it from that
+            self.idle(min(until_ns - SPIN_NS, now + SPIN_NS))
+            self._idled_ns = now
         for each, _ in ready:
             if each is self._in:
-                self._incoming(self._receive(zmq.NOBLOCK))
+                while self._hear(now) and now < until_ns and int(self._in.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                    now = time.monotonic_ns()  # strangers are what nobody waits for: on to the next
             else:
                 self._subscription(self._out.recv(zmq.NOBLOCK))
         return len(ready)
 
+    def _hear(self, now: int) -> bool:
+        """Read one message; whether nothing came of it, because we do not hear out who sent it."""
+        frames: list[bytes] = []
+        for _ in range(MOST_FRAMES):
+            frames.append(self._receive(zmq.NOBLOCK))
+            more = self._in.getsockopt(zmq.RCVMORE)
+            if not more:
+                break
+        amid, self._amid = self._amid, bool(more)
+        if amid:  # its first frames were judged
+            return True
+        self.looked_ns = max(self.looked_ns, self._turns.next(frames[0], now))
+        for seat in self.seats.values():
+            if seat.identity == frames[0]:
+                break
+        else:
+            if not self._strangers.heard_out(frames[0], now):
+                self.refused += 1
+                return True
+        self._incoming(frames)
+        return False
+
     def _subscription(self, message: bytes) -> None:
         topic = message[1:]
+        if not any(each.startswith(topic) for each in self._sends()):
+            return  # it will never match, so nobody need remember it
         if message[:1] == b"\x01":
             self._topics[topic] += 1
         elif message[:1] == b"\x00":
@@ -242,15 +289,19 @@ class Hub:
             self._doubt_until_ns = time.monotonic_ns() + DOUBT_NS  # a watcher left, or a controller
         self.look_soon()
 
+    def _sends(self) -> Iterator[bytes]:
+        """Every topic there is."""
+        return (f"{name}.{kind}".encode() for name in (*self.seats, WATCHERS) for kind in KINDS)
+
     def subscribed(self, agent: str, kind: str = "observation") -> bool:
         """Whether anybody listens to what this agent is told."""
         topic = f"{agent}.{kind}".encode()
         return any(topic.startswith(prefix) for prefix in self._topics)
 
-    def _receive_and_know(self, flags: int) -> list[bytes]:
-        frames = self._in.recv_multipart(flags, copy=False)  # only such frames know whose they are
-        self._sender = str(frames[-1].get("User-Id"))
-        return [frame.bytes for frame in frames]
+    def _receive_and_know(self, flags: int) -> bytes:
+        frame = self._in.recv(flags, copy=False)  # only such a frame knows whose it is
+        self._sender = str(frame.get("User-Id"))
+        return frame.bytes
 
     def _stranger(self, reason: str) -> None:
         self.refused += 1
@@ -313,7 +364,8 @@ class Hub:
 
     def _refuse(self, identity: bytes, agent: str, reason: str) -> None:
         self.refused += 1
-        self.note("refused", agent=agent[:40], reason=reason)
+        agent = agent[:40]  # as much of somebody else's words as we repeat
+        self.note("refused", agent=agent, reason=reason)
         try:
             self._in.send_multipart(
                 [identity, f"{agent}.refused".encode(), wire.encode(wire.Refused(agent, reason))], zmq.NOBLOCK
@@ -426,9 +478,9 @@ class There:
         self.heard_ns = 0
         self.heartbeat_s = 0.0
         self.late: list[tuple[int, Answer]] = []
-        self.stale = self.duplicates = 0
+        self.stale = self.duplicates = self.noise = self.seated = self.vacated = 0
         self._cycle_ns = round(welcome.every * welcome.slot_s / welcome.rt_factor * NS_PER_S)
-        self._welcomed_ns = 0
+        self._welcomed_ns = self._probed_ns = 0
         self._cycles: dict[int, Cycle] = {}  # by slot, oldest first
         self._busy_until_ns = 0
         hub.seats[agent.name] = self
@@ -445,19 +497,24 @@ class There:
         self.heartbeat_s, self.heard_ns = hello.heartbeat_s, time.monotonic_ns()
         self._welcomed_ns = self._busy_until_ns = 0
         self.hub.look_soon()
+        self.seated += 1
         known = {"key": key_name} if key else {}
         self.hub.note("seated", agent=self.agent.name, client=self.client, clock_id=self.clock_id, **known)
 
     def leave(self, why: str) -> None:
         """The seat is vacant from now on: whoever waits for it need not."""
         if self.identity is not None:
+            self.vacated += 1
             self.hub.note("vacant", agent=self.agent.name, client=self.client, reason=why)
         self.identity, self.ready = None, False
 
     def probe(self) -> bool:
-        """Whether somebody still sits here; who cannot be reached has left."""
-        if self.identity is not None and not self.hub.reaches(self.identity, self.agent.name):
-            self.leave("its connection closed")
+        """Whether somebody still sits here; who cannot be reached has left. Not asked more often than it may change."""
+        now = time.monotonic_ns()
+        if self.identity is not None and now >= self._probed_ns + PROBE_EVERY_NS:
+            self._probed_ns = now
+            if not self.hub.reaches(self.identity, self.agent.name):
+                self.leave("its connection closed")
         return self.identity is not None
 
     def tend(self, now: int) -> None:
@@ -471,6 +528,13 @@ class There:
         if again and self.hub.subscribed(self.agent.name):
             self.hub.send(self.agent.name, "welcome", self.welcome)
             self._welcomed_ns = now
+
+    def counts(self) -> dict[str, Any]:
+        """What the seat's messages came to beside its cycles, and how often it was taken and left."""
+        names = ("seated", "vacated", "stale", "duplicates", "noise")
+        known = {"key": self.key_name} if self.hub.keys else {}
+        counts = {name: getattr(self, name) for name in names}
+        return {"client": self.client, "clock_id": self.clock_id, **known, **counts}
 
     # the protocol of a seat
 
@@ -492,7 +556,7 @@ class There:
         )
         sent_ns = self.hub.send(self.agent.name, "observation", message)
         if not seen.last:
-            self._cycles[seen.slot] = Cycle(due_ns, sent_ns, self.identity)
+            self._cycles[seen.slot] = Cycle(due_ns, sent_ns, self.identity if self.taken else None)
 
     def take(self, slot: int) -> Answer:
         """The answer to observation `slot`, awaited until its deadline; in lock-step until it comes or cannot come."""
@@ -549,6 +613,7 @@ class There:
                 stamps = {"sent": cycle.sent_ns, "arrived": now}
                 cycle.answer = Answer(None, "invalid", reason=reason, stamps=stamps)
                 return
+        self.noise += 1
         self.hub.note("noise", agent=self.agent.name, reason=reason)
 
     def answered(self, reply: wire.Reply, now: int) -> None:

@@ -182,7 +182,8 @@ class LatencyReport:
     twin_overruns: int | None
     agents: dict[str, AgentLatency]
     measures: dict[str, float] = field(default_factory=dict)
-    refused: int | None = None
+    messages: dict[str, dict[str, Any]] = field(default_factory=dict)  # by agent: seated, vacated, stale, ...
+    refused: int | None = None  # messages of who had no seat
     events: dict[str, int] = field(default_factory=dict)
     faults: list[FaultReport] = field(default_factory=list)
 
@@ -204,6 +205,7 @@ class LatencyReport:
             "refused": self.refused,
             "events": self.events,
             "measures": self.measures,
+            "messages": self.messages,
             "agents": {name: agent.to_dict() for name, agent in self.agents.items()},
             "faults": [fault.to_dict() for fault in self.faults],
         }
@@ -226,6 +228,7 @@ def report(record: Record) -> LatencyReport:
         twin_overruns=None if overruns is None else len(overruns),
         agents={name: _agent(record, name, written) for name in meta["agents"]},
         measures=_measures(record, written),
+        messages=meta.get("messages") or {},
         refused=meta.get("refused"),
         events=dict(Counter(event["event"] for event in record.events)),
         faults=faults(record),

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from hil import scheduling, wire
 from hil.clock import RealTime, Virtual, sleep_until
@@ -25,7 +27,7 @@ from hil.hub import Hub, There, facts_of
 from hil.keys import TwinKeys
 from hil.modelled import Modelled, model_of
 from hil.offset import CLOCK_ID
-from twin.errors import ControllerError, ScenarioError
+from twin.errors import ControllerError, RecordError, ScenarioError
 from twin.interrupt import held_back
 from twin.record import Record, new_folder
 from twin.runner import Here, LockStep, Watch, describe, drive
@@ -54,16 +56,20 @@ class Crew:
 
     def start(self, agent: str, controller: str, address: str, keys: Mapping[str, str] | None = None) -> None:
         """Start a controller on a seat; keys are what its environment needs to be let in (Hub.hire)."""
-        self.folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "hil", controller, agent, address]
         self._sits[agent] = controller, address, keys
-        with self._log(agent).open("ab") as log:
+        try:
+            self.folder.mkdir(exist_ok=True)
+            log = self._log(agent).open("ab")
+        except OSError as error:
+            raise RecordError(f"run folder {self.folder.parent}: no log for seat {agent!r}: {error}") from None
+        with log:
             self._processes[agent] = subprocess.Popen(  # a session of its own: Ctrl-C is the twin's to handle
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **ONE_THREAD, **(keys or {})},
+                env={**os.environ, **ONE_THREAD, "NTN_TWIN_PID": str(os.getpid()), **(keys or {})},
                 start_new_session=True,
             )
         self._groups.append(self._processes[agent].pid)
@@ -116,9 +122,14 @@ class Crew:
         """Wait for those who leave by themselves, noting how they did; terminate, then kill, those who do not."""
         for agent in self._processes:
             self.signal(agent, signal.SIGCONT)  # who was stopped cannot leave
-        if self.started:  # before that they may not even listen yet
-            self._wait()
-            self.look()
+        try:
+            if self.started:  # before that they may not even listen yet
+                self._wait()
+                self.look()
+        finally:  # of a full disk, which takes no event: they must go all the same
+            self._end()
+
+    def _end(self) -> None:
         for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
             for process in self._processes.values():
                 if process.poll() is None:
@@ -224,7 +235,8 @@ def run(
     run_id = uuid.uuid4().hex
     meta = describe(scenario, world, clock_name, "there")
     meta |= {"run_id": run_id, "clock_id": CLOCK_ID, "encrypted": keys is not None}
-    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None), keys=keys)
+    largest = max(sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in a.observes) for a in world.agents)
+    hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None), keys=keys, largest=largest)
     try:
         record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario.text)
     except BaseException:
@@ -350,16 +362,10 @@ def _close(
     record: Record, hub: Hub, ticking: LockStep | RealTime, ended: str, why: str, hurt: Mapping[str, Mapping[str, int]]
 ) -> None:
     overruns = ticking.overrun_slots if isinstance(ticking, RealTime) else None
-    messages = {
-        name: {
-            "stale": s.stale + hurt.get(name, {}).get("stale", 0),
-            "duplicates": s.duplicates + hurt.get(name, {}).get("duplicates", 0),
-            "client": s.client,
-            "clock_id": s.clock_id,
-            **({"key": s.key_name} if hub.keys else {}),
-        }
-        for name, s in hub.seats.items()
-    }
+    messages = {name: seat.counts() for name, seat in hub.seats.items()}
+    for name, counts in hurt.items():
+        for kind, n in counts.items():
+            messages[name][kind] += n
     record.close(ended, why, overrun_slots=overruns, messages=messages, refused=hub.refused)
 
 

@@ -1,8 +1,10 @@
 """What all tests share: controllers of tests/toys.py are importable in controller processes, and no process is left."""
 
+import gc
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,20 @@ def no_child_left():
     before = _children()
     yield
     assert _children() <= before, "a controller process was left running"
+
+
+@pytest.fixture
+def nothing_left():
+    """Fails when a test leaves a socket, a thread or a process behind."""
+    import rough  # loads the package, which must not happen before the variables above are set
+
+    gc.collect()
+    before, threads = rough.sockets(), threading.active_count()
+    yield
+    gc.collect()
+    assert rough.sockets() <= before
+    assert threading.active_count() <= threads
+    assert not rough.children_of(os.getpid())
 
 
 def _children() -> set[int]:

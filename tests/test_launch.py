@@ -336,6 +336,21 @@ def test_answer_behind_a_heap_of_other_messages_is_stamped_when_it_came():
         hub.close()
 
 
+def test_seat_whose_taker_is_not_ready_yet_is_not_waited_for():
+    hub, seat = a_hub()
+    client = Client(hub, "follower")
+    try:
+        client.hello(ready=False)
+        hub.listen(time.monotonic_ns() + 5 * 10**9, lambda: seat.identity is not None and hub.subscribed("follower"))
+        a_run(hub, seat, 0)
+        begun = time.monotonic()
+        assert seat.take(0).status == "missing"
+        assert time.monotonic() - begun < 2.0  # its patience is 5 s
+    finally:
+        client.close()
+        hub.close()
+
+
 def test_one_connection_holds_one_seat():
     hub, seat = a_hub()
     leader = toys.TwoTier().agents[0]

@@ -3,6 +3,7 @@
 import os
 import time
 
+import light
 import msgspec
 import numpy as np
 
@@ -105,6 +106,20 @@ class Echo:
             {"follower": {"hint": np.array([seen.slot / 100], dtype="float32")}} if self.agent.name == "leader" else {}
         )
         return Action({"number": np.array(value)}, signals)
+
+
+class Counts(Echo):
+    """Answers the same number to the same slot, however often it was started: that of tests/light.py."""
+
+    def act(self, seen):
+        return Action({"number": np.array(light.number(seen.slot))})
+
+
+class Wild(Counts):
+    """From slot 50 on its numbers are no answers."""
+
+    def act(self, seen):
+        return super().act(seen) if seen.slot < 50 else Action({"number": np.array(np.inf)})
 
 
 class Learning(Echo):

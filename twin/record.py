@@ -8,23 +8,25 @@ in force, rewards, measures.
 
 import contextlib
 import json
+import math
 import os
 import platform
 import struct
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
 
 from twin.errors import RecordError
 from twin.trajectory import Trajectory
-from twin.types import Agent, Answer, Arrays, Observation, Outcome
+from twin.types import Agent, Answer, Arrays, Field, Observation, Outcome
 
 STATUSES = ("unwritten", "on_time", "missing", "late", "invalid")
 SOURCES = ("none", "agent", "hold", "default", "late")
@@ -45,6 +47,9 @@ STAMPS = (  # ns, monotonic; 0 where nobody stamped
 KEYS = ("scenario", "clock", "seed", "slots", "ended", "agents", "resolved")  # of meta.json that every run has
 NEVER_NS = 2**63
 MOST_WAITING = 4096  # rows in memory; a run that is killed loses those
+MOST_WAITING_BYTES = 32 << 20  # of observations in them
+MOST_EVENTS = 10_000  # kept in memory while the run flies; the file has all
+LAST_WORDS_BYTES = 1 << 14  # kept free on the disk, so that a full one does not hide how the run ended
 MOST_WORDS = 300  # of a reason that are kept
 COUNTS = ("cpu_ns", "emulation_ns", "learn_ns", "weights", "learning_misses", "signal_bytes", "overrun")
 
@@ -70,6 +75,9 @@ class Record:
             self._signals = (folder / "signals.bin").open("ab")
             self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
             self._deferring = False
+            self._most_waiting = MOST_WAITING
+            self._last_words: IO[bytes] | None = None
+            self.lost = 0  # rows that could not be written
             self._every = {name: agent["every"] for name, agent in meta["agents"].items()}
             self._cells: dict[str, dict[str, memoryview]] = {name: {} for name in meta["agents"]}
 
@@ -134,7 +142,14 @@ class Record:
             cells = record._cells[agent.name]  # a store through a memoryview costs half of one through the array
             cells.update({name: columns[f"{name}_ns"].data for name in STAMPS})
             cells.update({name: columns[name].data for name in ("status", "source", *COUNTS)})
+        largest = max((sum(_size(f) for f in a.observes) for a in agents), default=0)
+        record._most_waiting = min(MOST_WAITING, max(16, MOST_WAITING_BYTES // max(largest, 1)))
         record._save_meta()
+        try:
+            record._last_words = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - for as long as the run flies
+            os.posix_fallocate(record._last_words.fileno(), 0, LAST_WORDS_BYTES)
+        except OSError as error:
+            raise RecordError(f"run folder {folder}: no room for how the run ends: {error}") from None
         return record
 
     def observation(self, seen: Observation) -> None:
@@ -160,17 +175,22 @@ class Record:
     def write_until(self, until_ns: int) -> None:
         """Write rows that wait, oldest first, until a time of the monotonic clock."""
         while self._waiting and time.monotonic_ns() < until_ns:
-            write, what = self._waiting.popleft()
-            write(*what)
+            self._write(*self._waiting.popleft())
 
     def _do(self, write: Callable[..., None], *what: Any) -> None:
         if not self._deferring:
-            write(*what)
+            self._write(write, what)
             return
         self._waiting.append((write, what))
-        if len(self._waiting) > MOST_WAITING:  # nobody finds the time: then it is taken, a row for a row
-            write, what = self._waiting.popleft()
+        if len(self._waiting) > self._most_waiting:  # nobody finds the time: then it is taken, a row for a row
+            self._write(*self._waiting.popleft())
+
+    def _write(self, write: Callable[..., None], what: tuple[Any, ...]) -> None:
+        try:
             write(*what)
+        except RecordError:
+            self.lost += 1
+            raise
 
     def _write_decision(self, agent: str, slot: int, answer: Answer, in_force: Arrays) -> None:
         columns, cells, row = self.decisions[agent], self._cells[agent], slot // self._every[agent]
@@ -218,25 +238,35 @@ class Record:
 
     def event(self, kind: str, **what: Any) -> None:
         """Note an event, with the monotonic time it was noticed."""
-        self.events.append({"event": kind, "t_mono_ns": time.monotonic_ns(), **what})
-        self.tell(self.events[-1])
+        event = {"event": kind, "t_mono_ns": time.monotonic_ns(), **what}
+        if len(self.events) < MOST_EVENTS:
+            self.events.append(event)
+        self.tell(event)
         try:
-            self._events.write(json.dumps(self.events[-1]) + "\n")
+            self._events.write(json.dumps(event) + "\n")
             self._events.flush()
         except OSError as error:
             raise RecordError(f"run folder {self.folder}: events.jsonl cannot be written: {error}") from None
 
     def close(self, ended: str, why: str = "", **more: Any) -> None:
         """Write how it ended ("finished", "interrupted" or "broken") and the trajectory hash; `more` goes beside."""
-        try:
-            self.write_until(NEVER_NS)
-        finally:  # of a full disk: how the run ended matters more than its last rows
-            self._close(ended, why, more)
+        failed: RecordError | None = None
+        while self._waiting:
+            try:
+                self.write_until(NEVER_NS)
+            except RecordError as error:  # of a full disk: the next row may be one that has room
+                failed = failed or error
+        self._close(ended, why, more)
+        if failed is not None:
+            raise failed
 
     def _close(self, ended: str, why: str, more: Mapping[str, Any]) -> None:
         written = int(np.count_nonzero(self.slots["written"])) if self.slots else 0
         hash_ = self._trajectory.hexdigest()
-        self.meta |= {"ended": ended, "why": why, "slots_written": written, "trajectory_hash": hash_, **more}
+        self.meta |= {"ended": ended, "why": why, "slots_written": written, "lost_rows": self.lost}
+        self.meta |= {"trajectory_hash": hash_, **more}
+        if self._last_words is not None:
+            self._last_words.close()
         for file in (self._events, self._signals):
             with contextlib.suppress(OSError):  # of a full disk: how the run ended matters more than its last event
                 file.close()
@@ -267,8 +297,11 @@ class Record:
     def _save_meta(self) -> None:
         text = json.dumps(self.meta, indent=1, default=_plain) + "\n"
         passing = self.folder / "meta.json.new"
-        passing.write_text(text, encoding="utf-8")
-        passing.replace(self.folder / "meta.json")
+        try:
+            passing.write_text(text, encoding="utf-8")
+            passing.replace(self.folder / "meta.json")
+        except OSError as error:
+            raise RecordError(f"run folder {self.folder}: meta.json cannot be written: {error}") from None
 
     # reading
 
@@ -358,6 +391,10 @@ def _slots(folder: Path, rows: int) -> dict[str, np.ndarray]:
     if cut and "written" in columns and columns["written"].any():
         raise cut[0]
     return columns
+
+
+def _size(field: Field) -> int:
+    return math.prod(field.shape) * np.dtype(field.dtype).itemsize
 
 
 def _decisions(folder: Path, rows: int, acts: list[Any]) -> dict[str, np.ndarray]:
