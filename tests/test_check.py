@@ -52,6 +52,19 @@ class OutOfBounds(toys.TwoTier):
         return super().observe(agent) | {"leader": np.array(11.0)}
 
 
+class LiveMeasures(toys.TwoTier):
+    """Measures into the same array in every slot."""
+
+    def reset(self, seed):
+        super().reset(seed)
+        self.pair = np.zeros(2)
+
+    def step(self):
+        outcome = super().step()
+        self.pair[:] = outcome.measures["pair"]
+        return outcome._replace(measures={"pair": self.pair})
+
+
 class LiveBuffer(toys.TwoTier):
     """Hands out the array it writes into."""
 
@@ -157,6 +170,7 @@ class NeverAsks(toys.TwoTier):
         (NotANumberLater, "observation of follower at slot 3: target is not finite"),
         (OutOfBounds, r"leader leaves \[-10, 10\]: 11.0 to 11.0"),
         (LiveBuffer, "the observation of leader changed after it was handed out, at slot 0"),
+        (LiveMeasures, "the measures of slot 0 changed after they were handed out"),
         (ChangesTheAction, "apply changed the action of leader at slot 0"),
         (DefaultOutOfBounds, r"default of leader: number leaves \[-10, 10\]"),
         (NoOutcome, "step returned a tuple, expected an Outcome"),

@@ -187,6 +187,7 @@ def _fly(world: World, slots: int, seed: int) -> list[Arrays]:
         check_arrays(f"default of {agent.name}", world.default(agent.name), agent.acts)
         world.apply(agent.name, world.default(agent.name))
     trajectory: list[Arrays] = []
+    measured: tuple[Arrays, Arrays] = {}, {}  # of the slot before: as handed out, and as it was then
     for slot in range(slots):
         kept = []
         for agent in sorted(world.agents, key=lambda a: a.order):
@@ -201,6 +202,7 @@ def _fly(world: World, slots: int, seed: int) -> list[Arrays]:
             world.apply(agent.name, action)
             _demand(_equal(action, given), f"apply changed the action of {agent.name} at slot {slot}")
         outcome = world.step()
+        _demand(_equal(*measured), f"the measures of slot {slot - 1} changed after they were handed out")
         _demand(isinstance(outcome, Outcome), f"step returned a {type(outcome).__name__}, expected an Outcome")
         _demand(set(outcome.reward) == {a.name for a in world.agents}, f"rewards for {sorted(outcome.reward)}")
         _demand(
@@ -208,7 +210,8 @@ def _fly(world: World, slots: int, seed: int) -> list[Arrays]:
         )
         for name, seen, copied in kept:
             _demand(_equal(seen, copied), f"the observation of {name} changed after it was handed out, at slot {slot}")
-        trajectory.append({**outcome.measures, **{f"reward.{k}": np.asarray(v) for k, v in outcome.reward.items()}})
+        measured = outcome.measures, copy.deepcopy(dict(outcome.measures))
+        trajectory.append({**measured[1], **{f"reward.{k}": np.asarray(v) for k, v in outcome.reward.items()}})
         if outcome.done:
             break
     return trajectory

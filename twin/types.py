@@ -119,7 +119,7 @@ class World(Protocol):
         """Put an action in force. It was checked."""
 
     def step(self) -> Outcome:
-        """Play one slot with the actions in force."""
+        """Play one slot with the actions in force. The measures handed out must not change afterwards."""
 
 
 @runtime_checkable
