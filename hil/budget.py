@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from hil import latency, launch
-from hil.stats import Estimate, estimate
+from hil.stats import Estimate, estimate, plain
 from twin.errors import RecordError, RunBroken, ScenarioError
 from twin.record import Record
 from twin.runner import describe
@@ -35,7 +35,7 @@ SHORT = {"compute_scale": "scale", "window": "window"}  # what a grid may vary, 
 LARGEST = {"compute_scale": 1e6, "window": 1.0}  # as twin.scenario has them
 RATES = ("rate_bps", "served_bps")  # measures judged beside the reward, where a world has them
 COLD_CYCLES = 3  # flown before the first run, so that no point of the grid pays for what is cold
-ALIKE = ("clock", "seed", "resolved", "inputs")  # what of a run found must be as it would be flown now
+ALIKE = ("clock", "seats", "seed", "resolved", "inputs")  # what of a run found must be as it would be flown now
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Curve:
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON object; what is not known is null."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
 
 # ---- the grid
@@ -251,7 +251,7 @@ class Hangar:
         agents = {**self.scenario.agents, self.agent: seating}
         scenario = msgspec.structs.replace(self.scenario, agents=agents, seed=seed)
         world, folder = self._world(scenario, value), self.out / "runs" / _name(self.key, value, seed)
-        record = _found(folder, describe(scenario, world, scenario.clock, ""))
+        record = _found(folder, describe(scenario, world, scenario.clock, "there" if self.processes else "here"))
         if record is None:
             if self._cold:
                 _warm_up(scenario, self.agent, world)
@@ -437,7 +437,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
-    table.writerows(_plain(rows))
+    table.writerows(plain(rows))
     _put(path, text.getvalue())
 
 
@@ -449,15 +449,6 @@ def _put(path: Path, text: str) -> None:
         passing.replace(path)
     except OSError as error:
         raise RecordError(f"{path} cannot be written: {error}") from None
-
-
-def _plain(what: Any) -> Any:
-    """What is not a number becomes None."""
-    if isinstance(what, dict):
-        return {key: _plain(value) for key, value in what.items()}
-    if isinstance(what, list | tuple):
-        return [_plain(value) for value in what]
-    return None if isinstance(what, float) and not math.isfinite(what) else what
 
 
 def table(curve: Curve) -> tuple[list[str], list[list[str]]]:
