@@ -47,6 +47,7 @@ class Flight:
     on_time                 share of its cycles answered by the deadline
     cpu_p50_us, cpu_p95_us  processor time of an answer on this computer, first cycle apart; NaN where nobody said
     allowed_us              from release to deadline, median
+    budget_us               what an answer may take on this computer: allowed_us, by the compute scale
     over_budget             cycles over its `budget_s`; None without one
     rates                   means over the run, bit/s
     """
@@ -61,6 +62,7 @@ class Flight:
     cpu_p50_us: float
     cpu_p95_us: float
     allowed_us: float
+    budget_us: float
     over_budget: int | None
     twin_overruns: int | None
     trajectory_hash: str | None
@@ -75,7 +77,7 @@ class Flight:
 class Point:
     """The runs of one value.
 
-    budget_us   what an answer may take on this computer: allowed_us, by the compute scale
+    budget_us   what an answer may take on this computer
     means       over the seeds, of what Flight.judged has
     losses      the reference's minus this one's, seed by seed
     """
@@ -257,7 +259,7 @@ class Hangar:
                 _warm_up(scenario, self.agent, world)
                 self._cold = False
             record = _flown(scenario, folder, world, self.processes)
-        flight = _read(record, self.agent, value)
+        flight = _read(record, self.agent, value, seating.compute_scale)
         if not self.keep:
             shutil.rmtree(folder)
         return flight
@@ -336,13 +338,14 @@ def _warm_up(scenario: Scenario, agent: str, world: World) -> None:
         )
 
 
-def _read(record: Record, agent: str, value: float) -> Flight:
+def _read(record: Record, agent: str, value: float, scale: float) -> Flight:
     report = latency.report(record)
     seen, columns = report[agent], record.decisions[agent]
     release, due = np.asarray(columns["release_ns"]), np.asarray(columns["due_ns"])
     cpu_us = np.asarray(columns["cpu_ns"])[1:] / NS_PER_US
     cpu_us = cpu_us[cpu_us > 0]
     p50, p95 = (float(x) for x in np.percentile(cpu_us, (50, 95))) if cpu_us.size else (math.nan, math.nan)
+    allowed_us = float(np.median((due - release)[due > 0])) / NS_PER_US
     whole = report.ended == "finished"  # what a run that broke off earned by then cannot be compared
     return Flight(
         value=value,
@@ -354,7 +357,8 @@ def _read(record: Record, agent: str, value: float) -> Flight:
         reward=seen.reward_mean if whole and seen.reward_mean is not None else math.nan,
         cpu_p50_us=p50,
         cpu_p95_us=p95,
-        allowed_us=float(np.median((due - release)[due > 0])) / NS_PER_US,
+        allowed_us=allowed_us,
+        budget_us=allowed_us / scale,
         over_budget=seen.over_budget.cycles if seen.over_budget else None,
         twin_overruns=report.twin_overruns,
         trajectory_hash=report.trajectory_hash,
@@ -375,13 +379,12 @@ def curve_of(
     for value in values:
         of = [f for f in flights if f.value == value]
         pairs = [(by[values[0], f.seed], f.judged()) for f in of if (values[0], f.seed) in by]
-        allowed_us = float(np.median([f.allowed_us for f in of]))
         points.append(
             Point(
                 value=value,
                 seeds=len(of),
-                allowed_us=allowed_us,
-                budget_us=allowed_us / value if key == "compute_scale" else allowed_us,
+                allowed_us=float(np.median([f.allowed_us for f in of])),
+                budget_us=float(np.median([f.budget_us for f in of])),
                 cpu_p95_us=float(np.median([f.cpu_p95_us for f in of])),
                 means={m: estimate([f.judged()[m] for f in of], confidence) for m in metrics},
                 losses={m: estimate([ours[m] - its[m] for ours, its in pairs], confidence) for m in metrics},
