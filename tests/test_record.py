@@ -468,7 +468,7 @@ def test_folders_of_one_second_are_numbered(tmp_path, monkeypatch):
     [
         ({"count": np.float64(0.7)}, "measure 'count' is float64 of shape \\(\\) in slot 1, at first int64"),
         ({"count": np.zeros(2, int)}, "measure 'count' is int64 of shape \\(2,\\) in slot 1, at first int64 of shape"),
-        ({}, "slot 1 measures ; at first count"),
+        ({}, "slot 1 measures nothing; at first count"),
         ({"count": np.array(1), "more": np.array(1.0)}, "slot 1 measures count, more; at first count"),
     ],
     ids=str,

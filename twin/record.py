@@ -258,13 +258,13 @@ class Record:
         for name, reward in outcome.reward.items():
             self.slots[f"reward.{name}"][slot] = reward
         if outcome.measures.keys() != self._measures.keys():
-            raise RecordError(f"slot {slot} measures {', '.join(outcome.measures)}; at first {', '.join(self._measures)}")
+            now, then = (", ".join(names) or "nothing" for names in (outcome.measures, self._measures))
+            raise RecordError(f"slot {slot} measures {now}; at first {then}")
         for name, value in outcome.measures.items():
-            value = np.asarray(value)
-            kind = self._measures[name]
-            if (value.dtype, value.shape) != kind and not (value.shape == kind[1] and np.can_cast(value.dtype, kind[0])):
-                now, then = (f"{dtype} of shape {shape}" for dtype, shape in ((value.dtype, value.shape), kind))
-                raise RecordError(f"measure {name!r} is {now} in slot {slot}, at first {then}: nothing is rounded")
+            value, (dtype, shape) = np.asarray(value), self._measures[name]
+            if value.shape != shape or (value.dtype != dtype and not np.can_cast(value.dtype, dtype)):
+                now = f"{value.dtype} of shape {value.shape} in slot {slot}"
+                raise RecordError(f"measure {name!r} is {now}, at first {dtype} of shape {shape}: nothing is rounded")
             self.slots[name][slot] = value
         self.slots["written"][slot] = True
         self._trajectory.outcome(slot, outcome)
