@@ -2,8 +2,9 @@
 
 Absolute times say more of a machine and its mood than of this program. So each figure is a ratio to something simple
 measured in the same run: blocks of a few hundred round trips in turn with a bare ZeroMQ echo of the same bytes, slices
-of a few seconds in turn with a bare timer loop. A ratio is taken between neighbours first; then come the median of
-the blocks and the median of the rounds.
+of a few seconds in turn with a bare timer loop. A ratio to an echo is taken between neighbouring blocks; then come the
+median of the blocks and the median of the rounds. Encrypted runs and gRPC are whole runs, one after the other in each
+round; their ratio is that of medians.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from hil import latency, launch, scheduling, wire
 from hil.bench_peers import N_VALUES, Nothing, Same, Settings
 from hil.clock import RealTime, sleep_until
 from hil.hub import CLIENT_STAMPS
+from hil.offset import CLOCK_ID
 from twin.errors import TwinError
 from twin.record import Record
 from twin.runner import Here, LockStep, drive
@@ -196,10 +198,10 @@ def _messages() -> tuple[bytes, bytes]:
     now, values = time.monotonic_ns(), np.random.default_rng(1).normal(size=N_VALUES)
     timing = {"deadline_us": None, "slack_us": None, "status": "on_time", "action_source": "agent", "age_slots": 1}
     asked = wire.Asked(
-        "0" * 32, "first", 1234, now, now, "monotonic", wire.pack({"values": values}), 0.0, False, {}, timing
+        "0" * 32, "first", 1234, now, now, CLOCK_ID, wire.pack({"values": values}), 0.0, False, {}, timing
     )
     reply = wire.Reply("first", "0" * 32, 1234, wire.pack(Same(None, 0).act(None).values))  # type: ignore[arg-type]
-    reply.stamps = dict.fromkeys(("replied", *CLIENT_STAMPS), now)
+    reply.stamps = dict.fromkeys(CLIENT_STAMPS, now) | {"cpu_ns": 5000, "learn_ns": 0}
     return wire.encode(asked), wire.encode(reply)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from terminal import python
 
-from hil import bench
+from hil import bench, launch, wire
 from hil.bench_peers import Nothing, Same, Settings
 from twin import check_controller, check_world
 
@@ -122,3 +122,19 @@ def test_unknown_subject_says_what_there_is(tmp_path):
     code, _, said = python("-m", "hil.cli", "bench", "sky", cwd=tmp_path)
     assert code == 2
     assert "no benchmark 'sky'; there is: loop" in said
+
+
+def test_echo_sends_the_bytes_of_a_run(tmp_path, monkeypatch):
+    sent, answered, encode, decode = [], [], wire.encode, wire.decode_incoming
+
+    def counted(body):
+        answered.append(len(body))
+        return decode(body)
+
+    monkeypatch.setattr(wire, "encode", lambda message: sent.append((message, encode(message))) or sent[-1][1])
+    monkeypatch.setattr(wire, "decode_incoming", counted)
+    launch.run(bench._scenario(300, 1, 0.001), "lockstep", tmp_path / "run")
+    asked, answer = bench._messages()
+    asked_in_run = [len(body) for message, body in sent if isinstance(message, wire.Asked)][290]
+    assert len(asked) == pytest.approx(asked_in_run, abs=4)  # numbers that are a byte longer or shorter
+    assert len(answer) == pytest.approx(answered[290], abs=4)

@@ -392,6 +392,11 @@ def test_folder_that_is_no_record_is_told(tmp_path, spoil, complaint):
             lambda run_: np.save(run_ / "decisions" / "leader" / "status.npy", np.full(3, 9, "uint8")),
             "beyond unwritten",
         ),
+        (
+            lambda run_: np.save(run_ / "decisions" / "leader" / "status.npy", np.ones(3, "float32")),
+            "status.npy is of float32, expected uint8",
+        ),
+        (lambda run_: meta(run_, resolved={"agents": {"leader": {"compute_scale": []}}}), "got `array`"),
         (lambda run_: (run_ / "events.jsonl").write_bytes(b"\xff\xfe"), "cannot be read: UnicodeDecodeError"),
     ],
     ids=lambda value: None if callable(value) else value.split(":")[-1].strip(),

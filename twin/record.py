@@ -59,7 +59,22 @@ class Cycles(msgspec.Struct):
 
     every: Annotated[int, Meta(ge=1)]
     acts: list[Any]
-    delay: Annotated[int, Meta(ge=0)] = 0
+    delay: Annotated[int, Meta(ge=0, le=10**9)] = 0
+
+
+class Seat(msgspec.Struct):
+    """What the scenario as resolved must say of who sat there, where it says it."""
+
+    startup_grace_cycles: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    at_least: tuple[int, int] | None = None
+    compute_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    budget_s: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+
+
+class Resolved(msgspec.Struct):
+    """The scenario as resolved, as far as a report needs it."""
+
+    agents: dict[str, Seat] = {}
 
 
 class Listed(msgspec.Struct):
@@ -82,7 +97,7 @@ class About(msgspec.Struct):
     slots: Annotated[int, Meta(ge=1, le=10**9)]
     ended: str
     agents: dict[str, Cycles]
-    resolved: dict[str, Any]
+    resolved: Resolved
     slot_s: float | None = None
     faults: list[Listed] = []
     messages: dict[str, dict[str, Any]] | None = None
@@ -462,8 +477,11 @@ def _decisions(folder: Path, rows: int, acts: list[Any]) -> dict[str, np.ndarray
     for name, values in (("status", STATUSES), ("source", SOURCES)):
         if columns[name].max(initial=0) >= len(values):
             raise ValueError(f"{folder.name}/{name}.npy holds a number beyond {', '.join(values)}")
+        if columns[name].dtype != np.uint8:
+            raise ValueError(f"{folder.name}/{name}.npy is of {columns[name].dtype}, expected uint8")
     for name in (*(f"{stamp}_ns" for stamp in STAMPS), *COUNTS):
-        columns.setdefault(name, np.zeros(rows, "int64"))
+        if columns.setdefault(name, np.zeros(rows, "int64")).dtype != np.int64:
+            raise ValueError(f"{folder.name}/{name}.npy is of {columns[name].dtype}, expected int64")
     return columns
 
 
