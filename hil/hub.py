@@ -38,6 +38,7 @@ KEPT = 32  # cycles remembered, to tell a duplicate and a late answer from a sta
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
 EVERYWHERE = ("//0.0.0.0:", "//127.0.0.1:")  # bound to all addresses: one of them
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
+BEATS_S = (0.001, 3600.0)  # heartbeats that may be promised, s
 WATCHERS = "twin"  # topics that belong to no seat
 KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(wire.Outgoing))
 MOST_SELECTED = 1024  # FD_SETSIZE of select(2)
@@ -352,6 +353,11 @@ class Hub:
         if hello.protocol != wire.PROTOCOL:
             self._refuse(identity, hello.agent, f"protocol {hello.protocol}, this twin speaks {wire.PROTOCOL}")
             return
+        least_s, most_s = BEATS_S
+        if hello.heartbeat_s != 0 and not least_s <= hello.heartbeat_s <= most_s:  # not a number is neither
+            reason = f"heartbeat_s {hello.heartbeat_s:g} is neither 0 nor {least_s:g} to {most_s:g} s"
+            self._refuse(identity, hello.agent, reason)
+            return
         if self.door is not None and (reason := self.door.why_not(self._sender, hello.agent)):
             self._refuse(identity, hello.agent, reason)
             return
@@ -506,7 +512,7 @@ class There:
         if self.identity is not None:
             self.vacated += 1
             self.hub.note("vacant", agent=self.agent.name, client=self.client, reason=why)
-        self.identity, self.ready = None, False
+        self.identity, self.ready, self.heartbeat_s = None, False, 0.0
 
     def probe(self) -> bool:
         """Whether somebody still sits here; who cannot be reached has left. Not asked more often than it may change."""

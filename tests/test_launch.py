@@ -393,7 +393,14 @@ def test_second_taker_of_a_seat_is_refused_with_the_reason(tmp_path):
 
 @pytest.mark.parametrize(
     ("hello", "reason"),
-    [({"agent": "nobody"}, "no seat 'nobody'"), ({"protocol": 99}, "protocol 99, this twin speaks 1")],
+    [
+        ({"agent": "nobody"}, "no seat 'nobody'"),
+        ({"protocol": 99}, "protocol 99, this twin speaks 1"),
+        ({"heartbeat_s": float("inf")}, "heartbeat_s inf is neither 0 nor"),
+        ({"heartbeat_s": float("nan")}, "heartbeat_s nan is neither 0 nor"),
+        ({"heartbeat_s": 1e-9}, "heartbeat_s 1e-09 is neither 0 nor"),
+        ({"heartbeat_s": -1.0}, "heartbeat_s -1 is neither 0 nor"),
+    ],
 )
 def test_hello_that_does_not_fit_is_refused(hello, reason):
     hub, _ = a_hub()
