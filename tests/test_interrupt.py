@@ -8,6 +8,7 @@ import pytest
 import toys
 
 import hil
+from hil.gate import Gate
 from twin import Record, run
 from twin.interrupt import held_back
 
@@ -64,6 +65,21 @@ def test_interrupted_run_is_whole_up_to_its_last_slot_and_replays(tmp_path, proc
     assert record.meta["ended"] == "interrupted"
     assert record["written"].sum() == 7
     assert hil.replay(tmp_path / "run").same
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_paused_run_ends_with_the_first_one(tmp_path, processes):
+    gate = Gate(paused=True)
+    pause, release = threading.Timer(1.5, ctrl_c), threading.Timer(20.0, gate.resume)
+    pause.start()
+    release.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hil.run(toys.scenario(slots=1000), "lockstep", tmp_path / "run", processes=processes, gate=gate)
+    finally:
+        release.cancel()
+    assert gate.paused
+    assert Record.open(tmp_path / "run").meta["ended"] == "interrupted"
 
 
 def test_controller_that_never_comes_back_is_stopped_by_the_second_one(tmp_path):
