@@ -53,7 +53,6 @@ class Crew:
         self._processes: dict[str, subprocess.Popen] = {}
         self._sits: dict[str, tuple[str, str, Mapping[str, str] | None]] = {}  # by agent: what it was started with
         self._cpus: dict[str, set[int]] = {}
-        self._groups: list[int] = []
 
     def start(self, agent: str, controller: str, address: str, keys: Mapping[str, str] | None = None) -> None:
         """Start a controller on a seat; keys are what its environment needs to be let in (Hub.hire)."""
@@ -73,7 +72,6 @@ class Crew:
                 env={**os.environ, **ONE_THREAD, "NTN_TWIN_PID": str(os.getpid()), **(keys or {})},
                 start_new_session=True,
             )
-        self._groups.append(self._processes[agent].pid)
         self._cpus[agent] = os.sched_getaffinity(0)
 
     def signal(self, agent: str, number: int) -> None:
@@ -108,6 +106,7 @@ class Crew:
             if code is None:
                 continue
             del self._processes[agent]
+            _end_group(process)  # now: in a long run its number is another's some day
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
             if not self.started:
                 error = ControllerError(
@@ -136,9 +135,8 @@ class Crew:
                 if process.poll() is None:
                     end(process)
             self._wait()
-        for group in self._groups:  # what a controller started and left behind
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
+        for process in self._processes.values():
+            _end_group(process)
 
     def _wait(self) -> None:
         until = time.monotonic() + LEAVE_S
@@ -159,6 +157,12 @@ class Crew:
         except OSError as error:
             return f"    (its log cannot be read: {error})"
         return "\n".join(f"    {line}" for line in lines[-LAST_LINES:]) or "    (it printed nothing)"
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """End what a controller started and left behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 class Processes:

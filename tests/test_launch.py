@@ -282,6 +282,23 @@ def test_child_a_controller_forked_neither_holds_its_seat_nor_survives_the_run(t
     _wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
+def test_what_a_dead_controller_left_behind_is_ended_at_once_and_never_again(tmp_path, monkeypatch):
+    """Whoever bears its number at the end of a long run is somebody else."""
+    ended, slots = [], []
+    end_group = os.killpg
+
+    def noted(group, number):
+        ended.append((group, len(slots)))
+        end_group(group, number)
+
+    monkeypatch.setattr("hil.launch.os.killpg", noted)
+    watch = lambda slot, outcome, tally: slots.append(slot)  # noqa: E731
+    hil.run(toys.scenario(("Echo", "Forks"), slots=30), "lockstep", tmp_path / "run", watch=watch)
+    groups = [group for group, _ in ended]
+    (of_dead, _), *_ = [each for each in ended if each[1] < 30]
+    assert groups.count(of_dead) == 1
+
+
 def a_run(hub, seat, due_ns):
     """One open cycle of a seat whose owner has just been asked."""
     seat.post(toys.observation(), 0, due_ns)
