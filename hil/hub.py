@@ -224,15 +224,17 @@ class Hub:
         Until eager_ns it waits awake: on an idle processor, to be woken costs more than most answers take.
         """
         rest, nap_ns = until_ns - now, min(until_ns - SPIN_NS, self._tend_ns) - now
-        ready = [] if rest > LIVENESS_NS else zmq.zmq_poll(self._both, 0)
+        looked = rest <= LIVENESS_NS  # or else there is time to do what else is to be done first
+        ready = zmq.zmq_poll(self._both, 0) if looked else []
         if not ready:
-            self.looked_ns = now
-            self._turns.forget()
+            if looked:
+                self.looked_ns = now
+                self._turns.forget()
             if rest > SPIN_NS:
                 self.idle(until_ns - SPIN_NS)
                 self._idled_ns = now
-            while not ready and nap_ns > 0 and time.monotonic_ns() < min(eager_ns, until_ns):
-                ready = zmq.zmq_poll(self._both, 0)
+            while not ready and nap_ns > 0 and (not looked or time.monotonic_ns() < min(eager_ns, until_ns)):
+                ready, looked = zmq.zmq_poll(self._both, 0), True
             if ready:
                 nap_ns = 0
             elif nap_ns >= NS_PER_MS:

@@ -320,6 +320,23 @@ def test_answer_in_time_that_the_twin_was_too_busy_to_see_counts_for_the_control
         hub.close()
 
 
+def test_answer_in_time_counts_however_long_the_twin_listens_for_another_one():
+    hub, seat = a_hub()
+    client = Client(hub, "follower")
+    try:
+        client.take(hub, seat)
+        due_ns = time.monotonic_ns() + 30_000_000
+        a_run(hub, seat, due_ns)
+        client.answer()
+        _wait_for(lambda: time.monotonic_ns() > due_ns + 5_000_000)
+        hub.listen(due_ns + 10**9, lambda: seat._cycles[0].answer is not None)  # another seat's, due much later
+        answer = seat.take(0)
+        assert (answer.status, answer.stamps.get("overrun")) == ("on_time", 1)
+    finally:
+        client.close()
+        hub.close()
+
+
 def test_answer_that_says_itself_it_left_too_late_is_not_credited():
     hub, seat = a_hub()
     client = Client(hub, "follower")
