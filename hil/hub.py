@@ -59,6 +59,7 @@ class Hub:
     largest   bytes of the largest observation: so many wait for who does not read; 0 if not known
     alive     called while waiting; raises what should end the wait (a dead child before the start)
     idle      called while waiting, with the time by which it must return, ns
+    awaits    whether that wait is for an answer, not for the time alone
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Hub:
         self.run, self.event, self.keys = run, event, keys
         self.alive: Callable[[], None] = lambda: None
         self.idle: Callable[[int], None] = lambda until_ns: None
+        self.awaits = False
         self.seats: dict[str, There] = {}
         self.refused = 0
         self.looked_ns = 0  # whatever had come by then has been read
@@ -170,6 +172,7 @@ class Hub:
         """
         looked = overdue = 0  # messages read after the time: a flood must not hold the loop up
         eager_ns = time.monotonic_ns() + EAGER_NS if enough else 0
+        self.awaits = enough is not None
         while True:
             now = time.monotonic_ns()
             if now >= self._tend_ns:

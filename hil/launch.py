@@ -423,7 +423,7 @@ def _undistracted(scenario: Scenario, clock: str, hub: Hub, record: Record) -> I
 
     def idle(until_ns: int) -> None:
         record.write_until(until_ns)
-        collector.collect_until(until_ns)
+        collector.collect_until(until_ns, scheduling.MANY if hub.awaits else scheduling.YOUNG)
 
     slot_s = scenario.slot_s / scenario.rt_factor
     with scheduling.Collector() as collector, scheduling.in_force(_wanted(scenario, clock), slot_s, warn) as found:
