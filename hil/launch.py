@@ -63,7 +63,7 @@ class Crew:
             log = self._log(agent).open("ab")
         except OSError as error:
             raise RecordError(f"run folder {self.folder.parent}: no log for seat {agent!r}: {error}") from None
-        with log:
+        with log, held_back():  # or a Ctrl-C could leave a process that nobody knows
             self._processes[agent] = subprocess.Popen(  # a session of its own: Ctrl-C is the twin's to handle
                 command,
                 stdin=subprocess.DEVNULL,

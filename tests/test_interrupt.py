@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 
 import pytest
@@ -80,6 +81,27 @@ def test_paused_run_ends_with_the_first_one(tmp_path, processes):
         release.cancel()
     assert gate.paused
     assert Record.open(tmp_path / "run").meta["ended"] == "interrupted"
+
+
+def test_process_that_is_just_being_started_is_not_left_behind(tmp_path, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *what, **how):
+            super().__init__(*what, **how)
+            started.append(self)
+            ctrl_c()
+
+    monkeypatch.setattr("hil.launch.subprocess.Popen", Interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hil.run(toys.scenario(), "lockstep", tmp_path / "run")
+        assert len(started) == 1
+        assert started[0].poll() is not None
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def test_controller_that_never_comes_back_is_stopped_by_the_second_one(tmp_path):
