@@ -70,8 +70,8 @@ def scenario_page() -> str:
         _table([row for row in _rows(Scenario) if row.key not in OWN]),
         "## `scheduling`: real-time scheduling of the twin",
         "Under `realtime` only, and as far as it is permitted: what is not is a warning, and the run goes on "
-        "([machines.md](machines.md#scheduling-the-twin)). For instance `scheduling = { fifo = 50, cpus = [1], lock_memory "
-        "= true }`.",
+        "([machines.md](machines.md#scheduling-the-twin)). For instance `scheduling = { fifo = 50, cpus = [1], "
+        "lock_memory = true }`.",
         _table(_rows(Scheduling)),
         "## `agent.NAME`: who sits on a seat, and when it must answer",
         "A seat that the scenario does not name keeps these defaults. Any other key in the table is an option of the "
