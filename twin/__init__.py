@@ -1,6 +1,6 @@
 """ntn-twin's engine: real orbits, a radio channel, worlds of agents, and the loop that plays them.
 
-satellites = twin.read_tle("scenarios/tle/leo-2022-02-22.tle.xz")
+satellites = twin.read_tle("scenarios/tle/leo-2022-02-22.tle.xz")  # from the checkout
 sky = twin.ephemeris(satellites, start="2022-02-22T13:00:00Z", seconds=600)
 look = twin.look(sky, latitude_deg=43.5, longitude_deg=-80.5)
 
