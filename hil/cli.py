@@ -1,8 +1,9 @@
-"""The command `ntn-twin`: its verbs and their options.
+"""Fly radio control over satellites with the controllers in the loop. Begin with: ntn-twin run quickstart
 
-Exit codes: 0 fine; 1 the run broke one of its own limits, or a replay differs; 2 bad input; 3 a controller never came;
-130 Ctrl-C.
 Tables and progress are for people; `--json` puts exactly one object on stdout for machines.
+
+Exit codes: 0 fine; 1 a run broke a limit of its own, a replay differs, or a process fails its check; 2 bad input; 3 a
+controller never came; 130 Ctrl-C. The pages are in docs/: quickstart.md first, hil.md for what time means.
 """
 
 import json
@@ -43,7 +44,7 @@ ScenarioName = Annotated[
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Scenarios, worlds and controllers that ship."""
+    """Name the scenarios, worlds and controllers that ship."""
     from twin.scenario import CONTROLLERS, WORLDS, shipped
 
     scenarios = {name: _headline(path) for name, path in shipped().items()}
@@ -70,7 +71,10 @@ def passes(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Who is above the mask, when, how high: every pass that touches the window, with its true rise and set."""
+    """Who is above the mask, when, how high.
+
+    Every pass that touches the window is listed, with its true rise and set.
+    """
     import numpy as np
 
     from twin.scenario import load
@@ -166,20 +170,22 @@ def run(
     ] = None,
     bind: Annotated[
         str | None,
-        typer.Option(help="address controllers connect to; default: tcp://127.0.0.1:5555 when a seat is external"),
+        typer.Option(help="address controllers connect to; default: a free port, or tcp://127.0.0.1:5555 for external"),
     ] = None,
     keys: Annotated[Path | None, typer.Option(help="the twin's .secret file; see `ntn-twin keygen`")] = None,
     allow: Annotated[Path | None, typer.Option(help="with --keys: the file of public keys that may connect")] = None,
     processes: Annotated[
-        bool, typer.Option("--processes", help="lockstep, virtual: a process per seat; realtime always has them")
+        bool, typer.Option("--processes", help="lockstep, virtual: a process per seat, as realtime always has")
     ] = False,
     paused: Annotated[
         bool,
-        typer.Option("--paused", help="lockstep, virtual: stand before slot 0 and read commands from standard input"),
+        typer.Option("--paused", help="lockstep, virtual: hold before slot 0 and read commands from standard input"),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Fly a scenario: in lock-step, or in real time with a process on each seat; then a table, and the run folder.
+    """Fly a scenario, print the report, leave a run folder.
+
+    In lock-step the twin waits for answers, in real time for nobody, in virtual time for answers whose time it models.
 
     With --paused a line of standard input steps the run: empty for one slot, a number for so many, r to run on, p to
     pause.
@@ -230,7 +236,7 @@ def run(
 
 @app.command()
 def control(
-    controller: Annotated[str, typer.Argument(help="module:Class, or the name of one that ships")],
+    controller: Annotated[str, typer.Argument(metavar="CONTROLLER", help="module:Class, or one that ships")],
     agent: Annotated[str, typer.Option(help="the seat to take, e.g. ue")],
     connect: Annotated[str, typer.Option(help="the twin's address")] = "tcp://127.0.0.1:5555",
     patience_s: Annotated[float, typer.Option(help="how long a twin may take to appear, s")] = 60.0,
@@ -238,7 +244,10 @@ def control(
     keys: Annotated[Path | None, typer.Option(help="our .secret file; see `ntn-twin keygen`")] = None,
     server_key: Annotated[Path | None, typer.Option(help="with --keys: the twin's .public file")] = None,
 ) -> None:
-    """Take a seat of a running twin with a controller, and answer until the run is over."""
+    """Take a seat of a running twin with a controller.
+
+    It answers until the run is over.
+    """
     from hil.host import serve
     from hil.keys import for_client
 
@@ -257,7 +266,10 @@ def keygen(
     name: Annotated[str, typer.Argument(metavar="NAME", help="whose key it is, e.g. twin or ue-board")],
     folder: Annotated[Path, typer.Option(help="where the two files go")] = Path("."),
 ) -> None:
-    """Make a key pair: NAME.secret, which stays on this machine, and NAME.public, which others have to know."""
+    """Make a key pair for a twin or a controller.
+
+    NAME.secret stays on this machine; NAME.public is what others have to know.
+    """
     from hil import keys
 
     secret, public = keys.keygen(name, folder)
@@ -270,7 +282,10 @@ def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
     as_json: Json = False,
 ) -> None:
-    """Rewards, rates, latency, misses of a recorded run, finished or not."""
+    """Report on a recorded run: rates, misses, latency.
+
+    It may be finished, interrupted, killed or still flying.
+    """
     from twin.record import Record
 
     _show(Record.open(run_folder), as_json)
@@ -287,11 +302,15 @@ def replay(
         Path | None, typer.Option(help="where the scenario's files lie, if not where they lay when it was recorded")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="write a run folder, of shadowed seats with what they decided")
+        Path | None, typer.Option(help="write a run folder; of a shadowed seat it holds what the shadow decided")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fly a recorded run again from its actions and misses: the same trajectory (0) or not (1); shadow mode."""
+    """Fly a recorded run again; ask others beside it.
+
+    From its recorded actions and misses it must reach the same trajectory (exit code 0) or does not (1). With
+    --controller another controller is asked beside the recorded one (shadow mode).
+    """
     from hil.replay import replay as fly_again
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -312,12 +331,17 @@ def replay(
 def check(
     subject: Annotated[
         str,
-        typer.Argument(help="a scenario; module:Class of a controller; or tcp://HOST:PORT, where a process connects"),
+        typer.Argument(
+            metavar="SUBJECT",
+            help="a scenario; module:Class of a controller; or tcp://HOST:PORT, ipc://PATH, where a process connects",
+        ),
     ],
     agent: Annotated[
-        str | None, typer.Option(help="the seat it is for; default: every seat a class fits; a process needs it")
+        str | None, typer.Option(help="class, process: the seat it is for; default: every seat a class fits")
     ] = None,
-    scenario: Annotated[str, typer.Option(help="controller: the scenario whose seats it is tried on")] = "quickstart",
+    scenario: Annotated[
+        str, typer.Option(help="class, process: the scenario whose seats it is tried on")
+    ] = "quickstart",
     command: Annotated[
         str | None, typer.Option(help="process: what starts it, as often as needed; default: you start it")
     ] = None,
@@ -326,7 +350,10 @@ def check(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """The conformance kit: does a scenario with its controllers, a controller, or a live process keep the contract?"""
+    """Check a scenario, a class or a live process.
+
+    The conformance kit: does a scenario with its controllers, a controller, or a process on sockets keep the contract?
+    """
     if subject.startswith(("tcp://", "ipc://")):
         _check_endpoint(subject, agent, scenario, command, wait_s, slow, set_, as_json)
         return
@@ -426,26 +453,29 @@ def budget(
     scales: Annotated[
         str | None, typer.Option(metavar="1,2,4,...", help="computers so many times slower than this one")
     ] = None,
-    scale_from: Annotated[float, typer.Option(help="without --scales: the first")] = 1.0,
-    scale_to: Annotated[float, typer.Option(help="the last")] = 128.0,
-    points: Annotated[int, typer.Option(min=2, help="how many, in equal ratios")] = 8,
+    scale_from: Annotated[float, typer.Option(help="without --scales: the first scale")] = 1.0,
+    scale_to: Annotated[float, typer.Option(help="without --scales: the last")] = 128.0,
+    points: Annotated[int, typer.Option(min=2, help="without --scales: how many, in equal ratios")] = 8,
     windows: Annotated[
         str | None, typer.Option(metavar="0.1,0.2,...", help="instead of the computer: parts of a slot to answer in")
     ] = None,
-    refine: Annotated[int, typer.Option(min=0, help="so often, a point more between the knee's neighbours")] = 0,
+    refine: Annotated[int, typer.Option(min=0, help="further points between the knee's neighbours")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="runs per point, with seeds from the scenario's own on")] = 5,
     clock: Annotated[str, typer.Option(help="virtual or realtime")] = "virtual",
     tolerance: Annotated[float, typer.Option(help="part of the reward that may be lost before the knee")] = 0.05,
     confidence: Annotated[float, typer.Option(help="of the intervals")] = 0.95,
     set_: Set = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder; what is there of the same grid is not flown again; default: a new one")
+        Path | None, typer.Option(help="folder; default: runs/budget-SCENARIO-TIME; what is there is not flown again")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="the folders of the runs, once they are read")] = True,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="whether the folders of single runs stay")] = True,
     processes: Annotated[bool, typer.Option("--processes", help="virtual: a process per seat")] = False,
     as_json: Json = False,
 ) -> None:
-    """How slow may a computer be? Reward and rate against compute budget over seeds, the knee, a CSV and a plot."""
+    """How slow may a controller's computer be?
+
+    Reward and rate against the compute budget over seeds, the knee, CSV files and a plot.
+    """
     from hil import budget as grid
     from twin.record import new_folder
     from twin.scenario import load
@@ -495,11 +525,14 @@ def _numbers(listed: str) -> list[float]:
 
 @app.command()
 def bench(
-    subject: Annotated[str, typer.Argument(help="what to measure: loop")] = "loop",
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="what to measure: loop")] = "loop",
     quick: Annotated[bool, typer.Option("--quick", help="a minute and a half instead of six, and rougher")] = False,
     as_json: Json = False,
 ) -> None:
-    """How fast the loop is, and how time-realistic this machine, each beside the simplest thing that could do it."""
+    """How time-realistic is this machine?
+
+    Lateness of releases and cost of the loop, each beside the simplest thing that could do it.
+    """
     if subject != "loop":
         raise ScenarioError(f"no benchmark {subject!r}; there is: loop")
     from hil import bench as measure

@@ -1,5 +1,6 @@
 """The documentation: what is generated is current, what it names exists, and what it shows runs."""
 
+import dataclasses
 import inspect
 import re
 import subprocess
@@ -11,15 +12,23 @@ import msgspec
 import numpy as np
 import pytest
 import toys
+from typer.main import get_command
 
 import hil
 import twin
 from hil import wire
+from hil.bench import GOALS
+from hil.cli import INTERRUPTED, app
 from hil.hub import CLIENT_STAMPS
-from hil.latency import COMPONENTS
-from twin.record import COUNTS, SOURCES, STATUSES
+from hil.latency import COMPONENTS, OverBudget
+from hil.launch import CLOCKS
+from hil.recorded import ShadowReport
+from hil.recovery import Hit
+from twin import errors
+from twin.faults import KINDS
+from twin.record import COUNTS, SOURCES, STAMPS, STATUSES
 from twin.runner import Standing
-from twin.scenario import CONTROLLERS, controller_class
+from twin.scenario import CONTROLLERS, Scenario, Seating, controller_class
 from twin.schema import options_of, scenario_page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,24 +140,134 @@ def test_bytes_on_the_wire_page_are_the_message_they_claim_to_be():
 # time
 
 
-def test_hil_page_names_statuses_sources_components_columns_and_keys_of_the_report(tmp_path):
-    text = page("docs/hil.md")
+def not_on(name, words):
+    """Which of these words the page does not have in backticks."""
+    text = page(name)
+    return sorted(word for word in words if f"`{word}`" not in text)
+
+
+def test_record_page_names_statuses_sources_components_columns_and_keys_of_the_report(tmp_path):
     record = twin.run(toys.scenario(), tmp_path / "run")
     report = hil.report(record).to_dict()
     assert {"leader", "follower"} == set(report["agents"])
-    keys = {*report, *report["agents"]["leader"]} | set(COMPONENTS) | set(COUNTS)
-    assert [key for key in keys if f"`{key}`" not in text] == []
+    of_agent = report["agents"]["leader"]
+    keys = {*report, *of_agent, *of_agent["response_us"], *of_agent["age_of_information"]}
+    assert not_on("docs/record.md", keys | set(COMPONENTS) | set(COUNTS)) == []
+    assert not_on("docs/record.md", {f"{stamp}_ns" for stamp in STAMPS}) == []
+    assert not_on("docs/record.md", {field.name for field in dataclasses.fields(ShadowReport)}) == []
+    assert not_on("docs/budgets.md", {field.name for field in dataclasses.fields(OverBudget)}) == []
     for codes in (STATUSES, SOURCES):
-        assert ", ".join(f"{i} {name}" for i, name in enumerate(codes)) in text
+        assert ", ".join(f"{i} {name}" for i, name in enumerate(codes)) in page("docs/record.md")
+
+
+def test_record_page_names_the_keys_of_meta(tmp_path):
+    meta = twin.run(toys.scenario(), tmp_path / "run").meta
+    plain = {"scenario", "slot_s", "slots", "seats", "started_utc"}  # need no explanation
+    assert not_on("docs/record.md", set(meta) - plain) == []
+
+
+def test_record_page_names_every_event_that_the_code_notes():
+    """And no other, but for what a reader makes of a line cut short."""
+    source = "\n".join(
+        path.read_text(encoding="utf-8") for place in ("hil", "twin") for path in (ROOT / place).glob("*.py")
+    )
+    noted = {
+        kind
+        for call in re.findall(r"\b_?(?:event|note)\(([^,]*)", source)
+        for kind in re.findall(r'^"(\w+)"| "(\w+)"', call)
+    }
+    kinds = {kind for pair in noted for kind in pair if kind}
+    _, _, events = page("docs/record.md").partition("| event | when |")
+    assert table_names(events.partition("\n\n")[0]) == kinds
+    assert {"seated", "at_least_broken", "fault_hits"} <= kinds
+
+
+def test_hil_page_names_statuses_sources_clocks_and_defaults():
+    words = {*STATUSES[1:], *SOURCES[1:], *CLOCKS}
+    assert not_on("docs/hil.md", words) == []
+    default = {field.name: field.default for field in msgspec.structs.fields(Scenario)}
+    assert f"`patience_s` ({default['patience_s']:g})" in page("docs/hil.md")
+    assert f"`max_lag_s` ({default['max_lag_s']:g} s" in page("docs/hil.md")
+    assert f"`seat_wait_s` ({default['seat_wait_s']:g})" in page("docs/machines.md")
+    seating = {field.name: field.default for field in msgspec.structs.fields(Seating)}
+    assert f"`learn_delay` ({seating['learn_delay']})" in page("docs/hil.md")
+    assert f'`on_miss = "{seating["on_miss"]}"` (default)' in page("docs/hil.md")
+
+
+def test_every_exit_code_of_an_error_is_on_the_hil_page():
+    _, _, text = page("docs/hil.md").partition("## Exit codes")
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    classes = [value for value in vars(errors).values() if inspect.isclass(value)]
+    assert codes == {0, INTERRUPTED} | {made.exit_code for made in classes}
+
+
+def test_faults_page_names_every_fault_with_its_default():
+    assert not_on("docs/faults.md", KINDS) == []
+    text = page("docs/faults.md")
+    for kind in KINDS.values():
+        for field in msgspec.structs.fields(kind):
+            if field.name in ("loss_db", "along_track_km"):
+                assert f"`{field.name}` ({field.default:g})" in text
+    assert not_on("docs/faults.md", {field.name for field in dataclasses.fields(Hit)}) == []
+
+
+def test_machines_page_has_every_goal_of_the_bench():
+    _, _, text = page("docs/machines.md").partition("| key of `--json` | what, against what | goal |")
+    for key, (sign, limit) in GOALS.items():
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| `{key}` |"))
+        goal = f"{sign} {limit:g}" if limit else "0"
+        assert row.endswith(f"| {goal} |")
+
+
+# the command
+
+
+def commands():
+    """By verb, its options."""
+    verbs = get_command(app).commands
+    return {
+        name: {option for p in verb.params for option in (*p.opts, *p.secondary_opts)} for name, verb in verbs.items()
+    }
+
+
+def test_every_verb_is_on_a_page():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+    assert [verb for verb in commands() if f"ntn-twin {verb}" not in text] == []
+
+
+def test_options_on_the_pages_are_options_of_the_verb_they_follow():
+    """In commands as one types them; a verb of another program ends the command."""
+    known, wrong = commands(), []
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for verb, rest in re.findall(r"ntn-twin (\w+)([^`\n|;&)]*)", text):
+            if verb in known:
+                rest = re.sub(r'"[^"]*"', "", rest)  # --command "what --it starts"
+                given = set(re.findall(r"(?<= )--[a-z][a-z-]*", rest))
+                wrong += [f"{path.name}: {verb} {option}" for option in given - known[verb]]
+    assert wrong == []
 
 
 # links and code
 
 
+def anchors(path):
+    """What a link may name behind the #: the headings, as they are usually shown."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(path):
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8"))
-    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?[^)]*\)", path.read_text(encoding="utf-8"))
+    links = [(path.parent / link if link else path, anchor) for link, anchor in links if "://" not in link]
+    assert [str(to) for to, _ in links if not to.exists()] == []
+    assert [f"{to.name}#{anchor}" for to, anchor in links if anchor and anchor not in anchors(to)] == []
+
+
+def test_every_page_is_in_the_index():
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")} - {"README.md"}
+    assert {page for page in pages if f"({page})" not in (ROOT / "docs" / "README.md").read_text()} == set()
 
 
 def test_every_decision_is_in_the_index():

@@ -16,8 +16,8 @@ HEADING = re.compile(r"^##+ (.*)$", re.MULTILINE)
 
 
 def examples():
-    for page in ("hil.md", "controllers.md"):
-        text = (DOCS / page).read_text()
+    for page in sorted(path.name for path in DOCS.glob("*.md")):
+        text = (DOCS / page).read_text(encoding="utf-8")
         for found in EXAMPLE.finditer(text):
             heading = HEADING.findall(text, 0, found.start())[-1]
             yield pytest.param(*found.groups(), id=f"{page}: {heading}")

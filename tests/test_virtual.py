@@ -78,6 +78,17 @@ def test_question_that_is_past_its_deadline_when_a_newer_one_is_there_is_never_s
     assert columns["waiting_ns"][3] == columns["slot_start_ns"][3]
 
 
+@pytest.mark.parametrize("clock", ["lockstep", "virtual"])
+def test_final_observation_has_no_deadline(tmp_path, clock):
+    told = []
+    toys.Finishes = type("Finishes", (toys.Echo,), {"finish": lambda self, seen: told.append(seen.timing)})
+    try:
+        hil.run(toys.scenario(("Echo", "Finishes"), slots=2), clock, tmp_path / "run", processes=False)
+    finally:
+        del toys.Finishes
+    assert told[0]["deadline_us"] is None
+
+
 def test_delay_gives_whole_slots_to_answer_in(tmp_path):
     slow = {"latency": {"fixed_s": 0.019}}
     assert set(words(flown(tmp_path / "0", slow, {"latency": {"fixed_s": 0.0}}))) == {"late"}

@@ -70,7 +70,8 @@ def scenario_page() -> str:
         _table([row for row in _rows(Scenario) if row.key not in OWN]),
         "## `scheduling`: real-time scheduling of the twin",
         "Under `realtime` only, and as far as it is permitted: what is not is a warning, and the run goes on "
-        "([hil.md](hil.md)). For instance `scheduling = { fifo = 50, cpus = [1], lock_memory = true }`.",
+        "([machines.md](machines.md#scheduling-the-twin)). For instance `scheduling = { fifo = 50, cpus = [1], "
+        "lock_memory = true }`.",
         _table(_rows(Scheduling)),
         "## `agent.NAME`: who sits on a seat, and when it must answer",
         "A seat that the scenario does not name keeps these defaults. Any other key in the table is an option of the "
@@ -81,7 +82,7 @@ def scenario_page() -> str:
         "slot; for `leo` and `ue` of `ntn_cell` 0.4 and 0.8. A window must be larger than that of every seat that "
         "decides before it.\n"
         "- `compute_scale` has no effect under `lockstep`; below 1, a faster computer, it needs `virtual`. See "
-        "[hil.md](hil.md).\n"
+        "[hil.md](hil.md#a-slower-computer).\n"
         '- `latency` is `"measured"`, `{ fixed_s = 0.004 }`, `{ lognormal = { median_s = 0.004, sigma = 0.5 } }` or '
         '`{ recorded = "RUN" }`; see [hil.md](hil.md#virtual-time).\n'
         "- Options may also stand in a table of their own, `options = { ... }`. Those of an `external` seat must, and "
@@ -109,7 +110,7 @@ def _fault_sections() -> list[str]:
     parts = [
         "## `[[faults]]`: what goes wrong, and when",
         "A list of tables, each with its `kind`. A fault lasts for every slot that its interval touches. What is left "
-        "to chance is drawn from the scenario's seed. What each does is in [hil.md](hil.md#faults).",
+        "to chance is drawn from the scenario's seed. What each does is in [faults.md](faults.md).",
     ]
     for title, kinds in (("a link", LINK), ("a controller", CONTROLLER), ("the sky", SKY)):
         rows = {kind: _rows(kind) for kind in kinds}
