@@ -477,6 +477,7 @@ def budget(
     Reward and rate against the compute budget over seeds, the knee, CSV files and a plot.
     """
     from hil import budget as grid
+    from hil import curve as curves
     from twin.record import new_folder
     from twin.scenario import load
 
@@ -503,7 +504,7 @@ def budget(
     if as_json:
         _print_json({**curve.to_dict(), "folder": str(folder)})
         return
-    head, rows = grid.table(curve)
+    head, rows = curves.table(curve)
     shown = table_of(*head)
     for row in rows:
         shown.add_row(*row)
@@ -511,7 +512,7 @@ def budget(
     about = f"{curve.scenario}: {agent} on clock {clock}, {seeds} seeds, {100 * confidence:g} % confidence"
     console.print(about, style="bold", soft_wrap=True)
     print_table(console, shown)
-    for sentence in grid.sentences(curve):
+    for sentence in curves.sentences(curve):
         console.print(sentence, soft_wrap=True)
     console.print(f"runs.csv, curve.csv and more are in {folder}", soft_wrap=True)
 

@@ -17,6 +17,7 @@ from toys import Settings  # noqa: F401  a scenario's tables for `Sky`
 
 import hil
 from hil import budget, launch
+from hil.curve import Knee, sentences, table
 from hil.stats import estimate, t_quantile
 from twin import Action, Outcome, Record, run
 from twin.errors import RecordError, RunBroken, ScenarioError
@@ -211,7 +212,7 @@ def test_knee_is_between_the_last_value_that_keeps_the_reward_and_the_first_that
     assert [p.value for p in curve.points] == list(GRID)
     assert [p.means["on_time"].mean for p in curve.points] == [1, 1, 1, 0, 0]
     assert [p.means["reward"].mean for p in curve.points[:3]] == pytest.approx([10.0] * 3)
-    assert curve.knees["reward"] == budget.Knee(16, 16.1, 16, 16.1)
+    assert curve.knees["reward"] == Knee(16, 16.1, 16, 16.1)
     assert curve.knees["rate_bps"].within == 16
 
 
@@ -234,8 +235,8 @@ def test_losses_are_differences_seed_by_seed(grid, tmp_path):
 
 def test_no_knee_within_the_grid_is_said(grid):
     curve = grid((1, 2, 4))
-    assert curve.knees["reward"] == budget.Knee(4, None, 4, None)
-    said = budget.sentences(curve)
+    assert curve.knees["reward"] == Knee(4, None, 4, None)
+    said = sentences(curve)
     assert said[0] == "no cycle is missed up to compute_scale 4"
     assert "no knee within the grid" in said[1]
     assert "at least 4 times slower than this one" in said[-1]
@@ -248,7 +249,7 @@ def test_grid_is_refined_between_the_neighbours_of_the_knee(grid):
 
 
 def test_one_seed_has_a_knee_but_no_interval(grid):
-    assert grid(n_seeds=1).knees["reward"] == budget.Knee(16, 16.1, None, None)
+    assert grid(n_seeds=1).knees["reward"] == Knee(16, 16.1, None, None)
 
 
 def test_deadline_can_be_varied_instead(scenario, tmp_path):
@@ -258,7 +259,7 @@ def test_deadline_can_be_varied_instead(scenario, tmp_path):
     assert [p.value for p in curve.points] == [0.5, 0.25, 0.24]
     assert [p.allowed_us for p in curve.points] == pytest.approx([10_000, 5_000, 4_800])
     assert (curve.knees["reward"].within, curve.knees["reward"].beyond) == (0.25, 0.24)
-    assert budget.sentences(curve)[-1] == "so leader may be given 5 ms to answer in"
+    assert sentences(curve)[-1] == "so leader may be given 5 ms to answer in"
     keys["agent__leader"] |= {"compute_scale": 4.0}
     slower = budget.fly(scenario(**keys), "leader", (0.5, 0.25), tmp_path / "slower", "window", n_seeds=1)
     assert [p.budget_us for p in slower.points] == pytest.approx([2_500, 1_250])  # of this computer, 4 times faster
@@ -269,9 +270,9 @@ def test_deadline_can_be_varied_instead(scenario, tmp_path):
 def test_run_that_breaks_a_limit_of_its_agents_is_beyond_the_knee(grid):
     curve = grid(keys={"agent__follower__max_consecutive_misses": 2})
     assert (curve.knees["reward"].within, curve.knees["reward"].beyond) == (16, 16.1)
-    assert budget.table(curve)[1][-1][3] == "broke off"
+    assert table(curve)[1][-1][3] == "broke off"
     json.dumps(curve.to_dict(), allow_nan=False)
-    assert "broke a limit" in budget.sentences(grid((64, 128), "b", {"agent__follower__on_miss": "abort"}))[0]
+    assert "broke a limit" in sentences(grid((64, 128), "b", {"agent__follower__on_miss": "abort"}))[0]
 
 
 def test_run_of_the_grid_is_the_run_it_would_be_alone(grid, scenario, tmp_path):
