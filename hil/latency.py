@@ -264,9 +264,9 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
     columns = record.decisions[name]
     settled = np.flatnonzero(columns["status"])
     column = {key: np.asarray(value[settled]) for key, value in columns.items() if not key.startswith("action.")}
-    realtime = record.meta["clock"] != "lockstep"
+    scheduled = record.meta["clock"] != "lockstep"
     column, offset_us, uncertainty_us = to_the_twins_clock(record, name, column)
-    parts = _parts_us(column, realtime)
+    parts = _parts_us(column, scheduled)
     response = parts.pop("response")
     unaccounted = np.round(response - np.nansum(list(parts.values()), axis=0), 3) + 0.0  # stamps are whole ns; no -0
     on_time = column["status"] == STATUSES.index("on_time")
@@ -284,7 +284,7 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
         share = 1.0 - unaccounted / response
     answered = np.isfinite(response) & later
     components = {key: Spread.of(value[later]) for key, value in parts.items()}
-    until_answered = np.where(np.isfinite(response), response, _next_answer_us(column, realtime))
+    until_answered = np.where(np.isfinite(response), response, _next_answer_us(column, scheduled))
     messages = (record.meta.get("messages") or {}).get(name, {})
     return AgentLatency(
         name=name,
@@ -323,7 +323,7 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
     )
 
 
-def _parts_us(column: dict[str, np.ndarray], realtime: bool) -> dict[str, np.ndarray]:
+def _parts_us(column: dict[str, np.ndarray], scheduled: bool) -> dict[str, np.ndarray]:
     """The response time of each cycle and its parts, microseconds; NaN where somebody did not stamp.
 
     A controller's stamps that cannot be, out of order among themselves or between ours, are as good as none.
@@ -357,7 +357,7 @@ def _parts_us(column: dict[str, np.ndarray], realtime: bool) -> dict[str, np.nda
         "encode_answer": replied - at["acted"],
         "wire_back": at["arrived"] - emulation - replied,
     }
-    if not realtime:  # nothing is scheduled in lock-step, so nothing can be late
+    if not scheduled:  # nothing is scheduled in lock-step, so nothing can be late
         parts["release_lateness"] = np.full_like(parts["response"], np.nan)
         parts["response"] = at["arrived"] - at["begin"]
     return {name: value / NS_PER_US for name, value in parts.items()}
@@ -373,12 +373,12 @@ def _over_budget(cpu_us: np.ndarray, grace: np.ndarray, budget_s: float | None) 
     )
 
 
-def _next_answer_us(column: dict[str, np.ndarray], realtime: bool) -> np.ndarray:
+def _next_answer_us(column: dict[str, np.ndarray], scheduled: bool) -> np.ndarray:
     """From each cycle's release to the seat's next answer, microseconds; where none came, to the last deadline."""
     arrived = np.where(column["arrived_ns"] > 0, column["arrived_ns"], np.nan)
     next_ns = np.fmin.accumulate(arrived[::-1])[::-1]
     last_ns = float(column["due_ns"].max(initial=0)) or np.nan
-    since_ns = column["release_ns" if realtime else "begin_ns"]
+    since_ns = column["release_ns" if scheduled else "begin_ns"]
     return (np.where(np.isnan(next_ns), last_ns, next_ns) - since_ns) / NS_PER_US
 
 
