@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from hil import latency, launch
-from hil.stats import Estimate, estimate
+from hil.stats import Estimate, estimate, plain
 from twin.errors import RecordError, RunBroken, ScenarioError
 from twin.record import Record
 from twin.runner import describe
@@ -35,7 +35,7 @@ SHORT = {"compute_scale": "scale", "window": "window"}  # what a grid may vary, 
 LARGEST = {"compute_scale": 1e6, "window": 1.0}  # as twin.scenario has them
 RATES = ("rate_bps", "served_bps")  # measures judged beside the reward, where a world has them
 COLD_CYCLES = 3  # flown before the first run, so that no point of the grid pays for what is cold
-ALIKE = ("clock", "seed", "resolved", "inputs")  # what of a run found must be as it would be flown now
+ALIKE = ("clock", "seats", "seed", "resolved", "inputs")  # what of a run found must be as it would be flown now
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Flight:
     on_time                 share of its cycles answered by the deadline
     cpu_p50_us, cpu_p95_us  processor time of an answer on this computer, first cycle apart; NaN where nobody said
     allowed_us              from release to deadline, median
+    budget_us               what an answer may take on this computer: allowed_us, by the compute scale
     over_budget             cycles over its `budget_s`; None without one
     rates                   means over the run, bit/s
     """
@@ -61,6 +62,7 @@ class Flight:
     cpu_p50_us: float
     cpu_p95_us: float
     allowed_us: float
+    budget_us: float
     over_budget: int | None
     twin_overruns: int | None
     trajectory_hash: str | None
@@ -75,7 +77,7 @@ class Flight:
 class Point:
     """The runs of one value.
 
-    budget_us   what an answer may take on this computer: allowed_us, by the compute scale
+    budget_us   what an answer may take on this computer
     means       over the seeds, of what Flight.judged has
     losses      the reference's minus this one's, seed by seed
     """
@@ -120,7 +122,7 @@ class Curve:
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON object; what is not known is null."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
 
 # ---- the grid
@@ -251,13 +253,13 @@ class Hangar:
         agents = {**self.scenario.agents, self.agent: seating}
         scenario = msgspec.structs.replace(self.scenario, agents=agents, seed=seed)
         world, folder = self._world(scenario, value), self.out / "runs" / _name(self.key, value, seed)
-        record = _found(folder, describe(scenario, world, scenario.clock, ""))
+        record = _found(folder, describe(scenario, world, scenario.clock, "there" if self.processes else "here"))
         if record is None:
             if self._cold:
                 _warm_up(scenario, self.agent, world)
                 self._cold = False
             record = _flown(scenario, folder, world, self.processes)
-        flight = _read(record, self.agent, value)
+        flight = _read(record, self.agent, value, seating.compute_scale)
         if not self.keep:
             shutil.rmtree(folder)
         return flight
@@ -336,13 +338,14 @@ def _warm_up(scenario: Scenario, agent: str, world: World) -> None:
         )
 
 
-def _read(record: Record, agent: str, value: float) -> Flight:
+def _read(record: Record, agent: str, value: float, scale: float) -> Flight:
     report = latency.report(record)
     seen, columns = report[agent], record.decisions[agent]
     release, due = np.asarray(columns["release_ns"]), np.asarray(columns["due_ns"])
     cpu_us = np.asarray(columns["cpu_ns"])[1:] / NS_PER_US
     cpu_us = cpu_us[cpu_us > 0]
     p50, p95 = (float(x) for x in np.percentile(cpu_us, (50, 95))) if cpu_us.size else (math.nan, math.nan)
+    allowed_us = float(np.median((due - release)[due > 0])) / NS_PER_US
     whole = report.ended == "finished"  # what a run that broke off earned by then cannot be compared
     return Flight(
         value=value,
@@ -354,7 +357,8 @@ def _read(record: Record, agent: str, value: float) -> Flight:
         reward=seen.reward_mean if whole and seen.reward_mean is not None else math.nan,
         cpu_p50_us=p50,
         cpu_p95_us=p95,
-        allowed_us=float(np.median((due - release)[due > 0])) / NS_PER_US,
+        allowed_us=allowed_us,
+        budget_us=allowed_us / scale,
         over_budget=seen.over_budget.cycles if seen.over_budget else None,
         twin_overruns=report.twin_overruns,
         trajectory_hash=report.trajectory_hash,
@@ -375,13 +379,12 @@ def curve_of(
     for value in values:
         of = [f for f in flights if f.value == value]
         pairs = [(by[values[0], f.seed], f.judged()) for f in of if (values[0], f.seed) in by]
-        allowed_us = float(np.median([f.allowed_us for f in of]))
         points.append(
             Point(
                 value=value,
                 seeds=len(of),
-                allowed_us=allowed_us,
-                budget_us=allowed_us / value if key == "compute_scale" else allowed_us,
+                allowed_us=float(np.median([f.allowed_us for f in of])),
+                budget_us=float(np.median([f.budget_us for f in of])),
                 cpu_p95_us=float(np.median([f.cpu_p95_us for f in of])),
                 means={m: estimate([f.judged()[m] for f in of], confidence) for m in metrics},
                 losses={m: estimate([ours[m] - its[m] for ours, its in pairs], confidence) for m in metrics},
@@ -437,7 +440,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
-    table.writerows(_plain(rows))
+    table.writerows(plain(rows))
     _put(path, text.getvalue())
 
 
@@ -449,15 +452,6 @@ def _put(path: Path, text: str) -> None:
         passing.replace(path)
     except OSError as error:
         raise RecordError(f"{path} cannot be written: {error}") from None
-
-
-def _plain(what: Any) -> Any:
-    """What is not a number becomes None."""
-    if isinstance(what, dict):
-        return {key: _plain(value) for key, value in what.items()}
-    if isinstance(what, list | tuple):
-        return [_plain(value) for value in what]
-    return None if isinstance(what, float) and not math.isfinite(what) else what
 
 
 def table(curve: Curve) -> tuple[list[str], list[list[str]]]:

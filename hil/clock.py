@@ -48,6 +48,7 @@ class RealTime:
         self.overruns = 0
         self.overrun_slots: list[int] = []
         self._windows = {a.name: window_of(a, agents) for a in agents}
+        self._last_window = max(self._windows.values())
         self._wait_until, self._now_ns = wait_until, now_ns
         self._start_ns: int | None = None
 
@@ -72,22 +73,28 @@ class RealTime:
         self._wait_until(start_ns)
 
     def release_ns(self, slot: int, follower: bool, signal_delay_s: float) -> int:
-        """The slot's start; for a follower now, or when the signal it waits for has flown, whichever is later."""
+        """The slot's start; for a follower now, or when the signal it waits for has flown, whichever is later.
+
+        No signal is waited for beyond the last window: what is left of the slot is the engine's.
+        """
         if not follower:
             return self.slot_start_ns(slot)
         now = self._now_ns()
         if signal_delay_s > 0.0:
             until = now + round(signal_delay_s / self.rt_factor * NS_PER_S)
+            until = max(now, min(until, self._window_end_ns(slot, self._last_window)))
             self._wait_until(until)
             return until
         return now
 
     def due_ns(self, agent: Agent, slot: int) -> int:
         """delay 0: the end of the agent's window in this slot; otherwise the start of slot + delay."""
-        start_ns = self.slot_start_ns(slot + agent.delay)
         if agent.delay:
-            return start_ns
-        return start_ns + round(self._windows[agent.name] * self.slot_s / self.rt_factor * NS_PER_S)
+            return self.slot_start_ns(slot + agent.delay)
+        return self._window_end_ns(slot, self._windows[agent.name])
+
+    def _window_end_ns(self, slot: int, window: float) -> int:
+        return self.slot_start_ns(slot) + round(window * self.slot_s / self.rt_factor * NS_PER_S)
 
 
 class Virtual(RealTime):

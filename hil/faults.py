@@ -124,11 +124,12 @@ class Faults(Timeline):
         away = [s for s in self.spans if isinstance(s.fault, CONTROLLER) and s.agent == agent.name]
         if isinstance(seat, Modelled):
             self._models[agent.name] = seat
+            self.messages[agent.name] = seat.counts
         if type(self.clock) is RealTime:
             away = []  # there the controller's process is really away
         if not link and not away:
             return seat
-        counts = self.messages[agent.name] = {"stale": 0, "duplicates": 0}
+        counts = self.messages.setdefault(agent.name, {"stale": 0, "duplicates": 0})
         return Faulty(
             seat, agent, self.agents, self.clock, self.wait_until, link, away, self.scenario, self.hit, counts
         )

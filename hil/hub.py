@@ -38,6 +38,7 @@ KEPT = 32  # cycles remembered, to tell a duplicate and a late answer from a sta
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "ipc://")
 EVERYWHERE = ("//0.0.0.0:", "//127.0.0.1:")  # bound to all addresses: one of them
 NOTED = 100  # events of one kind that get a line each; the counts say the rest
+BEATS_S = (0.001, 3600.0)  # heartbeats that may be promised, s
 WATCHERS = "twin"  # topics that belong to no seat
 KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(wire.Outgoing))
 MOST_SELECTED = 1024  # FD_SETSIZE of select(2)
@@ -58,6 +59,7 @@ class Hub:
     largest   bytes of the largest observation: so many wait for who does not read; 0 if not known
     alive     called while waiting; raises what should end the wait (a dead child before the start)
     idle      called while waiting, with the time by which it must return, ns
+    awaits    whether that wait is for an answer, not for the time alone
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Hub:
         self.run, self.event, self.keys = run, event, keys
         self.alive: Callable[[], None] = lambda: None
         self.idle: Callable[[int], None] = lambda until_ns: None
+        self.awaits = False
         self.seats: dict[str, There] = {}
         self.refused = 0
         self.looked_ns = 0  # whatever had come by then has been read
@@ -169,6 +172,7 @@ class Hub:
         """
         looked = overdue = 0  # messages read after the time: a flood must not hold the loop up
         eager_ns = time.monotonic_ns() + EAGER_NS if enough else 0
+        self.awaits = enough is not None
         while True:
             now = time.monotonic_ns()
             if now >= self._tend_ns:
@@ -223,15 +227,17 @@ class Hub:
         Until eager_ns it waits awake: on an idle processor, to be woken costs more than most answers take.
         """
         rest, nap_ns = until_ns - now, min(until_ns - SPIN_NS, self._tend_ns) - now
-        ready = [] if rest > LIVENESS_NS else zmq.zmq_poll(self._both, 0)
+        looked = rest <= LIVENESS_NS  # or else there is time to do what else is to be done first
+        ready = zmq.zmq_poll(self._both, 0) if looked else []
         if not ready:
-            self.looked_ns = now
-            self._turns.forget()
+            if looked:
+                self.looked_ns = now
+                self._turns.forget()
             if rest > SPIN_NS:
                 self.idle(until_ns - SPIN_NS)
                 self._idled_ns = now
-            while not ready and nap_ns > 0 and time.monotonic_ns() < min(eager_ns, until_ns):
-                ready = zmq.zmq_poll(self._both, 0)
+            while not ready and nap_ns > 0 and (not looked or time.monotonic_ns() < min(eager_ns, until_ns)):
+                ready, looked = zmq.zmq_poll(self._both, 0), True
             if ready:
                 nap_ns = 0
             elif nap_ns >= NS_PER_MS:
@@ -351,6 +357,11 @@ class Hub:
             return
         if hello.protocol != wire.PROTOCOL:
             self._refuse(identity, hello.agent, f"protocol {hello.protocol}, this twin speaks {wire.PROTOCOL}")
+            return
+        least_s, most_s = BEATS_S
+        if hello.heartbeat_s != 0 and not least_s <= hello.heartbeat_s <= most_s:  # not a number is neither
+            reason = f"heartbeat_s {hello.heartbeat_s:g} is neither 0 nor {least_s:g} to {most_s:g} s"
+            self._refuse(identity, hello.agent, reason)
             return
         if self.door is not None and (reason := self.door.why_not(self._sender, hello.agent)):
             self._refuse(identity, hello.agent, reason)
@@ -506,7 +517,7 @@ class There:
         if self.identity is not None:
             self.vacated += 1
             self.hub.note("vacant", agent=self.agent.name, client=self.client, reason=why)
-        self.identity, self.ready = None, False
+        self.identity, self.ready, self.heartbeat_s = None, False, 0.0
 
     def probe(self) -> bool:
         """Whether somebody still sits here; who cannot be reached has left. Not asked more often than it may change."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from hil.offset import to_the_twins_clock
 from hil.recovery import Age, FaultReport, age_of_information, faults
+from hil.stats import plain
 from twin.record import SOURCES, STATUSES, Record
 from twin.units import NS_PER_S, NS_PER_US, US_PER_S
 
@@ -191,8 +192,8 @@ class LatencyReport:
         return self.agents[agent]
 
     def to_dict(self) -> dict[str, Any]:
-        """One JSON object; what the clock does not define is null."""
-        return {
+        """One JSON object; what the clock does not define, or is no number, is null."""
+        told = {
             "run": self.run,
             "scenario": self.scenario,
             "clock": self.clock,
@@ -209,6 +210,7 @@ class LatencyReport:
             "agents": {name: agent.to_dict() for name, agent in self.agents.items()},
             "faults": [fault.to_dict() for fault in self.faults],
         }
+        return dict(plain(told))
 
 
 def report(record: Record) -> LatencyReport:
@@ -274,7 +276,7 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
     order_wait = np.where(
         column["slot_start_ns"] > 0, (column["release_ns"] - column["slot_start_ns"]) / NS_PER_US, np.nan
     )
-    seating = record.meta["resolved"]["agents"].get(name, {})
+    seating = record.meta["resolved"].get("agents", {}).get(name, {})
     m_k, grace = seating.get("at_least"), settled < seating.get("startup_grace_cycles", 0)
     cpu_us = np.where(column["cpu_ns"] > 0, column["cpu_ns"] * seating.get("compute_scale", 1.0) / NS_PER_US, np.nan)
     rewards = np.asarray(record.slots[f"reward.{name}"])[written] if f"reward.{name}" in record.slots else np.zeros(0)
@@ -322,13 +324,21 @@ def _agent(record: Record, name: str, written: np.ndarray) -> AgentLatency:
 
 
 def _parts_us(column: dict[str, np.ndarray], realtime: bool) -> dict[str, np.ndarray]:
-    """The response time of each cycle and its parts, microseconds; NaN where somebody did not stamp."""
+    """The response time of each cycle and its parts, microseconds; NaN where somebody did not stamp.
+
+    A controller's stamps that cannot be, out of order among themselves or between ours, are as good as none.
+    """
     at = {
         key.removesuffix("_ns"): np.where(value > 0, value, np.nan)
         for key, value in column.items()
         if key.endswith("_ns")
     }
     emulation = column["emulation_ns"].astype(float)
+    there = ("received", "decoded", "acted", "replied")  # and waiting, which received may precede
+    chain = np.array([at["sent"], *(at[name] for name in there), at["arrived"] - emulation])
+    impossible = (chain < np.fmax.accumulate(chain) - NS_PER_US).any(axis=0) | (at["waiting"] > at["decoded"])
+    for name in ("waiting", *there):
+        at[name] = np.where(impossible, np.nan, at[name])
     waiting = np.where(np.isnan(at["waiting"]), -np.inf, at["waiting"])
     picked = np.maximum(at["received"], waiting)  # when the controller turned to it
     sent = np.where(np.isnan(at["sent"]), at["received"], at["sent"])  # in this process nothing is sent

@@ -27,6 +27,7 @@ from hil.hub import Hub, There, facts_of
 from hil.keys import TwinKeys
 from hil.modelled import Modelled, model_of
 from hil.offset import CLOCK_ID
+from twin import interrupt
 from twin.errors import ControllerError, RecordError, ScenarioError
 from twin.interrupt import held_back
 from twin.record import Record, new_folder
@@ -52,7 +53,6 @@ class Crew:
         self._processes: dict[str, subprocess.Popen] = {}
         self._sits: dict[str, tuple[str, str, Mapping[str, str] | None]] = {}  # by agent: what it was started with
         self._cpus: dict[str, set[int]] = {}
-        self._groups: list[int] = []
 
     def start(self, agent: str, controller: str, address: str, keys: Mapping[str, str] | None = None) -> None:
         """Start a controller on a seat; keys are what its environment needs to be let in (Hub.hire)."""
@@ -63,7 +63,7 @@ class Crew:
             log = self._log(agent).open("ab")
         except OSError as error:
             raise RecordError(f"run folder {self.folder.parent}: no log for seat {agent!r}: {error}") from None
-        with log:
+        with log, held_back():  # or a Ctrl-C could leave a process that nobody knows
             self._processes[agent] = subprocess.Popen(  # a session of its own: Ctrl-C is the twin's to handle
                 command,
                 stdin=subprocess.DEVNULL,
@@ -72,7 +72,6 @@ class Crew:
                 env={**os.environ, **ONE_THREAD, "NTN_TWIN_PID": str(os.getpid()), **(keys or {})},
                 start_new_session=True,
             )
-        self._groups.append(self._processes[agent].pid)
         self._cpus[agent] = os.sched_getaffinity(0)
 
     def signal(self, agent: str, number: int) -> None:
@@ -107,6 +106,7 @@ class Crew:
             if code is None:
                 continue
             del self._processes[agent]
+            _end_group(process)  # now: in a long run its number is another's some day
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
             if not self.started:
                 error = ControllerError(
@@ -135,9 +135,8 @@ class Crew:
                 if process.poll() is None:
                     end(process)
             self._wait()
-        for group in self._groups:  # what a controller started and left behind
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
+        for process in self._processes.values():
+            _end_group(process)
 
     def _wait(self) -> None:
         until = time.monotonic() + LEAVE_S
@@ -158,6 +157,12 @@ class Crew:
         except OSError as error:
             return f"    (its log cannot be read: {error})"
         return "\n".join(f"    {line}" for line in lines[-LAST_LINES:]) or "    (it printed nothing)"
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """End what a controller started and left behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 class Processes:
@@ -229,7 +234,7 @@ def run(
     world = world or build(scenario)
     if not processes:
         say("in this process: " + ", ".join(f"{a.name} ({scenario.seating(a.name).controller})" for a in world.agents))
-        ticking = _clock(clock_name, scenario, world, gate, time.sleep)
+        ticking = _clock(clock_name, scenario, world, gate, interrupt.sleep)
         return _run_here(scenario, out, watch, ticking, world)
     outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
     run_id = uuid.uuid4().hex
@@ -418,7 +423,7 @@ def _undistracted(scenario: Scenario, clock: str, hub: Hub, record: Record) -> I
 
     def idle(until_ns: int) -> None:
         record.write_until(until_ns)
-        collector.collect_until(until_ns)
+        collector.collect_until(until_ns, scheduling.MANY if hub.awaits else scheduling.YOUNG)
 
     slot_s = scenario.slot_s / scenario.rt_factor
     with scheduling.Collector() as collector, scheduling.in_force(_wanted(scenario, clock), slot_s, warn) as found:

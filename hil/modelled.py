@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hil.clock import Virtual
+from hil.offset import to_the_twins_clock
 from twin.errors import ScenarioError
 from twin.record import STATUSES, Record
 from twin.scenario import Latency, Seating, agent_seed
@@ -39,11 +40,13 @@ class Modelled:
     seat   where the answers come from; it is told of no deadline
     took   the model of a response time on this computer
     scale  a computer this many times slower
+    counts answers that came after the seat's next deadline (`stale`); others add what they count
     """
 
     def __init__(self, seat: Seat, clock: Virtual, agent: Agent, took: Took, scale: float):
         self.seat, self.clock, self.agent, self.took, self.scale = seat, clock, agent, took, scale
         self.late: list[tuple[int, Answer]] = []
+        self.counts = {"stale": 0, "duplicates": 0}
         self._cycles: dict[int, Cycle] = {}
         self._busy_until_ns = 0
 
@@ -74,6 +77,8 @@ class Modelled:
         reason = "no answer by the deadline" if arrived_ns < NEVER_NS else answer.reason
         if answer.status == "on_time" and arrived_ns <= cycle.due_ns + self._cycle_ns(slot):
             self.late.append((slot, answer))
+        elif arrived_ns < NEVER_NS:
+            self.counts["stale"] += 1
         stamps = {"begin": cycle.release_ns, "observed": cycle.release_ns, "sent": cycle.release_ns}
         stamps["cpu_ns"] = answer.stamps.get("cpu_ns", 0)  # used, though in vain
         return Answer(None, "missing", reason=reason, stamps=stamps)
@@ -150,10 +155,10 @@ def _recorded(agent: Agent, folder: str) -> Took:
         raise ScenarioError(f"agent.{agent.name}.latency: run {folder} has no seat {agent.name!r}")
     if record.meta["clock"] == "lockstep":
         raise ScenarioError(f"agent.{agent.name}.latency: run {folder} is a lock-step run, whose times mean nothing")
-    columns = record.decisions[agent.name]
+    columns, _, _ = to_the_twins_clock(record, agent.name, dict(record.decisions[agent.name]))
     status, arrived = np.asarray(columns["status"]), np.asarray(columns["arrived_ns"]).astype(float)
     sent, waiting = np.asarray(columns["sent_ns"]), np.asarray(columns["waiting_ns"])
-    queue = np.where(waiting > 0, np.maximum(waiting - sent, 0), 0)
+    queue = np.where(waiting > 0, np.clip(waiting - sent, 0, np.maximum(arrived - sent, 0)), 0)
     took_ns = np.where(arrived > 0, arrived - columns["release_ns"] - queue, np.inf)
     settled = int(np.count_nonzero(status != STATUSES.index("unwritten")))
 

@@ -32,6 +32,7 @@ OURS = "ZMQbg/"  # how libzmq names its threads
 MCL_CURRENT = 1  # not MCL_FUTURE: with a limit, an allocation in the loop would fail where now it only takes longer
 MARGIN = 2.0  # a collection needs so much more time than the longest one yet
 YOUNG = 1_000  # container objects made since the last collection before one is worth it
+MANY = 10_000  # the same while an answer is awaited, which would be stamped later by as much
 TOO_MANY = 200_000  # from here on it is done whether there is time or not: memory has an end
 
 
@@ -220,10 +221,10 @@ class Collector:
         if self._before:
             gc.enable()
 
-    def collect_until(self, until_ns: int) -> None:
-        """Collect if that is worth it and surely done by then; without a look at the time when memory runs away."""
+    def collect_until(self, until_ns: int, worth: int = YOUNG) -> None:
+        """Collect if so many new objects make it worth it and it is surely done by then, or when memory runs away."""
         young = gc.get_count()[0]
-        if young < YOUNG:
+        if young < worth:
             return
         needed_ns = round(MARGIN * (self.longest_ns or 0))
         if young > TOO_MANY or self._now_ns() + needed_ns < until_ns:

@@ -1,8 +1,8 @@
-"""A mean over seeds and how far it may be off: Student's t, without a library of statistics."""
+"""A mean over seeds and how far it may be off: Student's t, without a library of statistics; numbers for JSON."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,3 +51,12 @@ def _within(theta: float, freedom: int) -> float:
         total += term
         term *= cosine**2 * (power + 1) / (power + 2)
     return 2.0 / math.pi * (theta + sine * total) if odd else sine * total
+
+
+def plain(what: Any) -> Any:
+    """The same for JSON, which has no NaN and no infinity: what is no number becomes None."""
+    if isinstance(what, dict):
+        return {key: plain(value) for key, value in what.items()}
+    if isinstance(what, list | tuple):
+        return [plain(value) for value in what]
+    return None if isinstance(what, float) and not math.isfinite(what) else what

@@ -213,7 +213,8 @@ def unpack(bundle: Bundle) -> dict[str, np.ndarray]:
         if dtype is None:
             raise WireError(f"{name} has dtype {packed.dtype!r}; there are {', '.join(DTYPES)}")
         n_bytes, shape = len(packed.data), packed.shape
-        absurd = len(shape) > MOST_AXES or any(not 0 <= n <= MAX_MESSAGE_BYTES for n in shape)
+        absurd = len(shape) > MOST_AXES or any(n < 0 for n in shape)
+        absurd |= math.prod(n or 1 for n in shape) > MAX_MESSAGE_BYTES  # an empty one too: numpy multiplies the others
         if absurd or math.prod(shape) * dtype.itemsize != n_bytes:
             raise WireError(f"{name} has {n_bytes} bytes, which is not shape {shape[:MOST_AXES]} of {packed.dtype}")
         if packed.dtype == "bool" and packed.data.strip(b"\x00\x01"):

@@ -259,6 +259,9 @@ def test_deadline_can_be_varied_instead(scenario, tmp_path):
     assert [p.allowed_us for p in curve.points] == pytest.approx([10_000, 5_000, 4_800])
     assert (curve.knees["reward"].within, curve.knees["reward"].beyond) == (0.25, 0.24)
     assert budget.sentences(curve)[-1] == "so leader may be given 5 ms to answer in"
+    keys["agent__leader"] |= {"compute_scale": 4.0}
+    slower = budget.fly(scenario(**keys), "leader", (0.5, 0.25), tmp_path / "slower", "window", n_seeds=1)
+    assert [p.budget_us for p in slower.points] == pytest.approx([2_500, 1_250])  # of this computer, 4 times faster
     with pytest.raises(ScenarioError, match="no window to vary"):
         budget.fly(scenario(agent__leader__delay=1), "leader", (0.2, 0.5), tmp_path / "delayed", "window")
 
@@ -346,6 +349,8 @@ def test_other_scenario_is_not_mixed_in(grid):
     grid((1, 64))
     with pytest.raises(ScenarioError, match=r"agents\.follower\.every was None, now 2"):
         grid((1, 64), keys={"agent__follower__every": 2})
+    with pytest.raises(ScenarioError, match="seats was 'here', now 'there'"):  # a process is not as fast
+        grid((1, 64), processes=True)
     with pytest.raises(ScenarioError, match="clock was 'virtual', now 'realtime'"):
         grid((1, 64), clock="realtime")
 

@@ -199,6 +199,16 @@ def test_world_that_does_not_begin_anew_is_found_out():
         check_world(lambda: world, slots=10)
 
 
+def test_measures_must_stay_what_they_were():
+    class Rounds(toys.TwoTier):
+        def step(self):
+            outcome = super().step()
+            return outcome._replace(measures={"sum": np.array(0 if self.slot < 3 else 0.7)})
+
+    with pytest.raises(ContractBroken, match="names, dtypes, shapes must stay"):
+        check_world(Rounds, slots=10)
+
+
 def test_world_that_ends_early_is_flown_to_its_end():
     class Short(toys.TwoTier):
         def step(self):

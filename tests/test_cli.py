@@ -336,6 +336,7 @@ def test_check_of_a_controller_that_breaks_its_contract_names_the_clause(ntn_twi
         (("run", "baseline", "--processes", "--bind", "here"), "address 'here' is neither tcp://HOST:PORT"),
         (("run", "baseline", "--processes", "--bind", "tcp://0.0.0.0:5555"), "cannot listen on tcp://0.0.0.0:5555"),
         (("run", "toy.toml", "--processes", "--seat", "leader=toys:Nobody"), "module toys has no Nobody"),
+        (("run", "toy.toml", "--seat", "leader=hold"), "agent.leader.controller 'hold' cannot be built: ValueError"),
         (("run", "toy.toml", "--out", "toy.toml/run"), "run folder toy.toml/run cannot be made"),
         (("passes", "baseline", "--hours", "-1"), "-1"),
         (("passes", "baseline", "--mask-deg", "100"), "100"),

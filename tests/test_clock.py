@@ -84,6 +84,16 @@ def test_follower_is_released_when_the_signal_to_it_has_flown():
     assert held.ns == clock.slot_start_ns(0) + 3 * MS
 
 
+def test_signal_that_flies_longer_than_the_last_window_is_no_overrun_of_the_twin():
+    clock, held, (_, follower) = ticking()
+    clock.start(0)
+    assert clock.release_ns(0, follower=True, signal_delay_s=0.0099) == clock.due_ns(follower, 0) == held.ns
+    held.ns += MS
+    assert clock.release_ns(0, follower=True, signal_delay_s=0.0099) == held.ns  # nor is it released before now
+    clock.start(1)
+    assert clock.overruns == 0
+
+
 def test_windows_share_the_first_four_fifths_of_the_slot():
     leader, follower = toys.TwoTier().agents
     assert (window_of(leader, (leader, follower)), window_of(follower, (leader, follower))) == (0.4, 0.8)

@@ -809,3 +809,10 @@ def test_scenario_that_ships_shows_its_faults_in_a_terminal(tmp_path, capsys):
     assert stall == [["stall", "120", "to", "169", "leo", "-", "5", "0"]]
     assert blockage == [["blockage", "200", "to", "229", "-", "-", "-", "-"]]
     assert ["age", "of", "information,", "s:"] in [line[:4] for line in lines]
+
+
+def test_fault_that_begins_after_the_run_did_not_come(tmp_path):
+    scenario = toys.scenario(faults=[{"kind": "drop", "agent": "follower", "start_s": 99.0}])
+    (fault,) = hil.report(hil.run(scenario, out=tmp_path / "run", processes=False)).faults
+    assert not fault.comes
+    assert fault.hits == {}

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
 import threading
 
 import pytest
 import toys
 
 import hil
+from hil.gate import Gate
 from twin import Record, run
 from twin.interrupt import held_back
 
@@ -64,6 +66,42 @@ def test_interrupted_run_is_whole_up_to_its_last_slot_and_replays(tmp_path, proc
     assert record.meta["ended"] == "interrupted"
     assert record["written"].sum() == 7
     assert hil.replay(tmp_path / "run").same
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_paused_run_ends_with_the_first_one(tmp_path, processes):
+    gate = Gate(paused=True)
+    pause, release = threading.Timer(1.5, ctrl_c), threading.Timer(20.0, gate.resume)
+    pause.start()
+    release.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hil.run(toys.scenario(slots=1000), "lockstep", tmp_path / "run", processes=processes, gate=gate)
+    finally:
+        release.cancel()
+    assert gate.paused
+    assert Record.open(tmp_path / "run").meta["ended"] == "interrupted"
+
+
+def test_process_that_is_just_being_started_is_not_left_behind(tmp_path, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *what, **how):
+            super().__init__(*what, **how)
+            started.append(self)
+            ctrl_c()
+
+    monkeypatch.setattr("hil.launch.subprocess.Popen", Interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hil.run(toys.scenario(), "lockstep", tmp_path / "run")
+        assert len(started) == 1
+        assert started[0].poll() is not None
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def test_controller_that_never_comes_back_is_stopped_by_the_second_one(tmp_path):

@@ -404,3 +404,36 @@ def test_real_run_accounts_for_its_time(tmp_path):
         assert agent.unaccounted_us.mean == pytest.approx(0, abs=1)  # nothing is counted twice either
         for name in ("observe", "encode", "wire_out", "decode", "compute", "encode_answer", "wire_back"):
             assert 0 < agent.components_us[name].p50 < agent.response_us.p50, name
+
+
+# ---- what cannot be, and what is no number
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"acted": 2**61},
+        {"waiting": 2**60},
+        {"received": 1},
+        {"replied": START_NS + 10**12},
+        {name: 77 for name in ("waiting", "received", "decoded", "acted", "replied")},
+    ],
+    ids=str,
+)
+def test_stamps_that_cannot_be_leave_the_controllers_part_unaccounted(tmp_path, lie):
+    answers = [Answer(None, stamps=stamps_of(n) | lie) for n in range(5)]
+    ue = report_of(tmp_path / "run", answers)["ue"]
+    assert (ue.response_us.p50, ue.unaccounted_us.p50) == (900, 900 - (10 + 20 + 30))
+    assert ue.accounted_share == pytest.approx(60 / 900)
+    assert ue.compute_us.n == ue.wire_us.n == ue.components_us["queue"].n == 0
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path):
+    report = report_of(tmp_path / "run", [on_time(n) for n in range(3)], rewards=[1.0, float("nan"), 2.0])
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["agents"]["ue"]["reward_mean"] is None
+    record = Record.create(tmp_path / "nan", (AGENT,), 2, {"scenario": "s", "clock": "lockstep", "seed": 1, "resolved": {}})
+    for slot in range(2):
+        record.slot(slot, Outcome({"ue": 1.0}, {"rate_bps": np.float64(np.nan if slot else 1.0), "fine": np.float64(2.0)}))
+    record.close("finished")
+    told = hil.report(Record.open(tmp_path / "nan")).to_dict()
+    assert json.loads(json.dumps(told, allow_nan=False))["measures"] == {"rate_bps": None, "fine": 2.0}

@@ -282,6 +282,23 @@ def test_child_a_controller_forked_neither_holds_its_seat_nor_survives_the_run(t
     _wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
+def test_what_a_dead_controller_left_behind_is_ended_at_once_and_never_again(tmp_path, monkeypatch):
+    """Whoever bears its number at the end of a long run is somebody else."""
+    ended, slots = [], []
+    end_group = os.killpg
+
+    def noted(group, number):
+        ended.append((group, len(slots)))
+        end_group(group, number)
+
+    monkeypatch.setattr("hil.launch.os.killpg", noted)
+    watch = lambda slot, outcome, tally: slots.append(slot)  # noqa: E731
+    hil.run(toys.scenario(("Echo", "Forks"), slots=30), "lockstep", tmp_path / "run", watch=watch)
+    groups = [group for group, _ in ended]
+    (of_dead, _), *_ = [each for each in ended if each[1] < 30]
+    assert groups.count(of_dead) == 1
+
+
 def a_run(hub, seat, due_ns):
     """One open cycle of a seat whose owner has just been asked."""
     seat.post(toys.observation(), 0, due_ns)
@@ -298,6 +315,23 @@ def test_answer_in_time_that_the_twin_was_too_busy_to_see_counts_for_the_control
         _wait_for(lambda: time.monotonic_ns() > due_ns + 5_000_000)  # the twin does something else meanwhile
         answer = seat.take(0)
         assert (answer.status, answer.stamps["overrun"], answer.stamps["arrived"]) == ("on_time", 1, due_ns)
+    finally:
+        client.close()
+        hub.close()
+
+
+def test_answer_in_time_counts_however_long_the_twin_listens_for_another_one():
+    hub, seat = a_hub()
+    client = Client(hub, "follower")
+    try:
+        client.take(hub, seat)
+        due_ns = time.monotonic_ns() + 30_000_000
+        a_run(hub, seat, due_ns)
+        client.answer()
+        _wait_for(lambda: time.monotonic_ns() > due_ns + 5_000_000)
+        hub.listen(due_ns + 10**9, lambda: seat._cycles[0].answer is not None)  # another seat's, due much later
+        answer = seat.take(0)
+        assert (answer.status, answer.stamps.get("overrun")) == ("on_time", 1)
     finally:
         client.close()
         hub.close()
@@ -393,7 +427,14 @@ def test_second_taker_of_a_seat_is_refused_with_the_reason(tmp_path):
 
 @pytest.mark.parametrize(
     ("hello", "reason"),
-    [({"agent": "nobody"}, "no seat 'nobody'"), ({"protocol": 99}, "protocol 99, this twin speaks 1")],
+    [
+        ({"agent": "nobody"}, "no seat 'nobody'"),
+        ({"protocol": 99}, "protocol 99, this twin speaks 1"),
+        ({"heartbeat_s": float("inf")}, "heartbeat_s inf is neither 0 nor"),
+        ({"heartbeat_s": float("nan")}, "heartbeat_s nan is neither 0 nor"),
+        ({"heartbeat_s": 1e-9}, "heartbeat_s 1e-09 is neither 0 nor"),
+        ({"heartbeat_s": -1.0}, "heartbeat_s -1 is neither 0 nor"),
+    ],
 )
 def test_hello_that_does_not_fit_is_refused(hello, reason):
     hub, _ = a_hub()

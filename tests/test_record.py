@@ -373,8 +373,12 @@ def test_folder_that_is_no_record_is_told(tmp_path, spoil, complaint):
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        (lambda run_: (run_ / "meta.json").write_text("[1, 2]"), "meta.json lacks scenario, clock, seed"),
+        (lambda run_: (run_ / "meta.json").write_text("[1, 2]"), "meta.json: Expected `object`, got `array`"),
         (lambda run_: cut(run_ / "meta.json"), "cannot be read: JSONDecodeError"),
+        (lambda run_: meta(run_, agents={"leader": {"every": 0, "acts": []}}), r"Expected `int` >= 1 - at `\$.agents"),
+        (lambda run_: meta(run_, faults=[1]), r"meta.json: Expected `object`, got `int` - at `\$.faults"),
+        (lambda run_: meta(run_, faults=[FAULT | {"agent": "nobody"}]), "a fault of 'nobody', which is no agent"),
+        (lambda run_: meta(run_, messages={"leader": 3}), r"at `\$.messages"),
         (lambda run_: cut(run_ / "slots" / "snr_db.npy"), "slots/snr_db.npy is damaged"),
         (lambda run_: cut(run_ / "decisions" / "leader" / "due_ns.npy"), "leader/due_ns.npy is damaged"),
         (
@@ -399,6 +403,14 @@ def test_damaged_record_is_told_with_the_file(tmp_path, spoil, complaint):
     spoil(tmp_path / "run")
     with pytest.raises(RecordError, match=complaint):
         Record.open(tmp_path / "run")
+
+
+FAULT = {"kind": "drop", "agent": "leader", "first_slot": 0, "last_slot": 3, "comes": True, "messages": {}}
+
+
+def meta(folder, **changed):
+    file = folder / "meta.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
 
 
 def cut(path):
@@ -449,3 +461,31 @@ def test_folders_of_one_second_are_numbered(tmp_path, monkeypatch):
         names.append(str(folder))
     assert names == [f"runs/toy-20260102T030405Z{end}" for end in ("", "-2", "-3")]
     assert new_folder("toy", "there") == new_folder("toy", new_folder("toy", "there"))
+
+
+@pytest.mark.parametrize(
+    ("measures", "complaint"),
+    [
+        ({"count": np.float64(0.7)}, "measure 'count' is float64 of shape \\(\\) in slot 1, at first int64"),
+        ({"count": np.zeros(2, int)}, "measure 'count' is int64 of shape \\(2,\\) in slot 1, at first int64 of shape"),
+        ({}, "slot 1 measures ; at first count"),
+        ({"count": np.array(1), "more": np.array(1.0)}, "slot 1 measures count, more; at first count"),
+    ],
+    ids=str,
+)
+def test_measure_that_becomes_another_is_an_error_and_never_rounded(tmp_path, measures, complaint):
+    record = created(tmp_path / "run")
+    rewards = {"leader": 0.0, "follower": 0.0}
+    record.slot(0, Outcome(rewards, {"count": np.array(0)}))
+    with pytest.raises(RecordError, match=complaint):
+        record.slot(1, Outcome(rewards, measures))
+    record.close("broken")
+    assert (record.meta["slots_written"], record.meta["lost_rows"]) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["written", "reward.leader", "a/b"])
+def test_measure_by_a_name_of_the_records_own_is_refused(tmp_path, name):
+    record = created(tmp_path / "run")
+    with pytest.raises(RecordError, match="a measure cannot be called"):
+        record.slot(0, Outcome({"leader": 0.0, "follower": 0.0}, {name: np.float64(1.0)}))
+    record.close("broken")

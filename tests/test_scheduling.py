@@ -194,6 +194,16 @@ def test_garbage_is_collected_only_where_there_is_time_for_it(monkeypatch):
         assert clock.collections == 2
 
 
+def test_garbage_waits_for_a_wait_that_is_for_the_time_alone_unless_there_is_much(monkeypatch):
+    clock, garbage = collector(monkeypatch, young=5_000)
+    with garbage:
+        garbage.collect_until(clock.ns + S, scheduling.MANY)
+        assert clock.collections == 1
+        monkeypatch.setattr(scheduling.gc, "get_count", lambda: (scheduling.MANY, 0, 0))
+        garbage.collect_until(clock.ns + S, scheduling.MANY)
+        assert clock.collections == 2
+
+
 def test_garbage_is_left_where_there_is_little_and_not_where_memory_runs_away(monkeypatch):
     clock, garbage = collector(monkeypatch, young=10)
     with garbage:

@@ -5,13 +5,17 @@ import time
 
 import numpy as np
 import pytest
+import test_offset
 import toys
 
 import hil
 from hil.gate import Gate
-from twin import Record, run
+from hil.modelled import model_of
+from hil.offset import CLOCK_ID
+from twin import Answer, Record, run
 from twin.errors import ScenarioError
 from twin.record import SOURCES, STATUSES
+from twin.scenario import Latency, Seating
 
 MS = 1_000_000
 
@@ -74,6 +78,17 @@ def test_question_that_is_past_its_deadline_when_a_newer_one_is_there_is_never_s
     assert columns["waiting_ns"][3] == columns["slot_start_ns"][3]
 
 
+@pytest.mark.parametrize("clock", ["lockstep", "virtual"])
+def test_final_observation_has_no_deadline(tmp_path, clock):
+    told = []
+    toys.Finishes = type("Finishes", (toys.Echo,), {"finish": lambda self, seen: told.append(seen.timing)})
+    try:
+        hil.run(toys.scenario(("Echo", "Finishes"), slots=2), clock, tmp_path / "run", processes=False)
+    finally:
+        del toys.Finishes
+    assert told[0]["deadline_us"] is None
+
+
 def test_delay_gives_whole_slots_to_answer_in(tmp_path):
     slow = {"latency": {"fixed_s": 0.019}}
     assert set(words(flown(tmp_path / "0", slow, {"latency": {"fixed_s": 0.0}}))) == {"late"}
@@ -125,6 +140,28 @@ def test_recorded_response_times_are_those_of_the_run(tmp_path):
         np.testing.assert_array_equal(first.decisions[name]["arrived_ns"], second.decisions[name]["arrived_ns"])
     with pytest.raises(ScenarioError, match="has 20 cycles, none for slot 20"):
         flown(tmp_path / "third", again, slots=30)
+
+
+def test_recorded_response_times_of_another_host_are_those_of_our_clock(tmp_path):
+    meta = {"scenario": "s", "clock": "realtime", "seed": 1, "resolved": {}, "clock_id": CLOCK_ID}
+    record = Record.create(tmp_path / "run", (test_offset.AGENT,), 10, meta)
+    record.event("seated", agent="ue", clock_id="another", t_mono_ns=1)
+    for slot in range(10):
+        stamps = test_offset.stamps_of(slot, 7 * 10**9)
+        record.decision("ue", slot, Answer(None, stamps=stamps), {"number": np.array(0.0)})
+    record.close("finished", overrun_slots=[])
+    columns = Record.open(tmp_path / "run").decisions["ue"]
+    response_ns = columns["arrived_ns"] - columns["release_ns"]
+    took = model_of(test_offset.AGENT, Seating(latency=Latency(recorded=str(tmp_path / "run"))), 1)
+    assert [took(slot, Answer(None)) for slot in range(10)] == pytest.approx(response_ns, rel=0.2)
+
+
+def test_answer_after_the_next_deadline_is_counted_as_stale(tmp_path):
+    """35 ms each, due after 16, and 36 at the latest: the first is late, the second began at 35 and came at 70."""
+    record = flown(tmp_path / "run", {"latency": {"fixed_s": 0.035}}, {"latency": {"fixed_s": 0.0}}, slots=2)
+    assert words(record) == ["late", "missing"]
+    follower = hil.report(record)["follower"]
+    assert (follower.stale, follower.duplicates) == (1, 0)
 
 
 def test_recorded_lock_step_run_is_refused(tmp_path):

@@ -62,6 +62,11 @@ def test_empty_arrays_of_any_shape_travel():
     assert wire.unpack(wire.pack({"x": np.zeros((0, 5))}))["x"].shape == (0, 5)
 
 
+def test_empty_array_of_an_absurd_shape_is_refused():
+    with pytest.raises(WireError, match="has 0 bytes, which is not shape"):
+        wire.unpack({"x": wire.Packed("float64", (1 << 23,) * 7 + (0,), b"")})
+
+
 def test_more_arrays_than_are_read_are_refused():
     with pytest.raises(WireError, match="65 arrays in one answer, more than the 64"):
         wire.unpack({str(i): wire.Packed("uint8", (0,), b"") for i in range(65)})

@@ -8,15 +8,19 @@ record = twin.run(twin.load("baseline"))
 record["snr_db"]
 """
 
-from twin.check import check_controller, check_world
-from twin.errors import TwinError
-from twin.geometry import Site, look, passes
-from twin.orbit import Ephemeris, ephemeris
-from twin.record import Record
-from twin.runner import run
-from twin.scenario import Scenario, build, load
-from twin.tle import Satellite, parse_tle, read_tle, select
-from twin.types import Action, Agent, Answer, Controller, Field, Observation, Outcome, World
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twin.check import check_controller, check_world
+    from twin.errors import TwinError
+    from twin.geometry import Site, look, passes
+    from twin.orbit import Ephemeris, ephemeris
+    from twin.record import Record
+    from twin.runner import run
+    from twin.scenario import Scenario, build, load
+    from twin.tle import Satellite, parse_tle, read_tle, select
+    from twin.types import Action, Agent, Answer, Controller, Field, Observation, Outcome, World
 
 __all__ = [
     "Action",
@@ -45,3 +49,28 @@ __all__ = [
     "run",
     "select",
 ]
+
+_PLACES = {  # module: names
+    "check": ("check_controller", "check_world"),
+    "errors": ("TwinError",),
+    "geometry": ("Site", "look", "passes"),
+    "orbit": ("Ephemeris", "ephemeris"),
+    "record": ("Record",),
+    "runner": ("run",),
+    "scenario": ("Scenario", "build", "load"),
+    "tle": ("Satellite", "parse_tle", "read_tle", "select"),
+    "types": ("Action", "Agent", "Answer", "Controller", "Field", "Observation", "Outcome", "World"),
+}
+_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name is loaded when it is asked for: a controller needs few of them, and numba takes long to import."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'twin' has no attribute {name!r}")
+    globals()[name] = found = getattr(importlib.import_module(f"twin.{_MODULE_OF[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

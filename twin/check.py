@@ -187,6 +187,7 @@ def _fly(world: World, slots: int, seed: int) -> list[Arrays]:
         check_arrays(f"default of {agent.name}", world.default(agent.name), agent.acts)
         world.apply(agent.name, world.default(agent.name))
     trajectory: list[Arrays] = []
+    first: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}  # names and kinds of the measures
     measured: tuple[Arrays, Arrays] = {}, {}  # of the slot before: as handed out, and as it was then
     for slot in range(slots):
         kept = []
@@ -210,6 +211,9 @@ def _fly(world: World, slots: int, seed: int) -> list[Arrays]:
         )
         for name, seen, copied in kept:
             _demand(_equal(seen, copied), f"the observation of {name} changed after it was handed out, at slot {slot}")
+        kinds = {name: (np.asarray(value).dtype, np.shape(value)) for name, value in outcome.measures.items()}
+        first = first or kinds
+        _demand(kinds == first, f"measures are {kinds} at slot {slot}, were {first}: names, dtypes, shapes must stay")
         measured = outcome.measures, copy.deepcopy(dict(outcome.measures))
         trajectory.append({**measured[1], **{f"reward.{k}": np.asarray(v) for k, v in outcome.reward.items()}})
         if outcome.done:

@@ -216,7 +216,7 @@ def summary(faults: Sequence[Fault], slots: int, slot_s: float, seed: int) -> li
             "agent": span.agent,
             "first_slot": span.first,
             "last_slot": min(span.end, slots) - 1,
-            "comes": span.comes,
+            "comes": span.comes and span.first < slots,
             "messages": {},
         }
         for span in spans(faults, slot_s, seed)

@@ -3,7 +3,10 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+
+_checks: list[Callable[[], None]] = []  # of the main thread, the innermost last
 
 
 @contextlib.contextmanager
@@ -31,9 +34,18 @@ def held_back() -> Iterator[Callable[[], None]]:
     handled = [number for number, its in before.items() if callable(its)]
     for number in handled:
         signal.signal(number, handler)
+    _checks.append(check)
     try:
         yield check
     finally:
+        _checks.remove(check)
         for number in handled:
             signal.signal(number, before[number])
     check()  # it came in the last moment
+
+
+def sleep(wait_s: float) -> None:
+    """Sleep where nothing is half done: a Ctrl-C that is held back is raised afterwards."""
+    time.sleep(wait_s)
+    if _checks and threading.current_thread() is threading.main_thread():
+        _checks[-1]()

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from twin.errors import RecordError
 from twin.trajectory import Trajectory
@@ -44,7 +45,6 @@ STAMPS = (  # ns, monotonic; 0 where nobody stamped
     "replied",  # the answer was handed to the socket
     "arrived",  # it reached the twin
 )
-KEYS = ("scenario", "clock", "seed", "slots", "ended", "agents", "resolved")  # of meta.json that every run has
 NEVER_NS = 2**63
 MOST_WAITING = 4096  # rows in memory; a run that is killed loses those
 MOST_WAITING_BYTES = 32 << 20  # of observations in them
@@ -52,6 +52,41 @@ MOST_EVENTS = 10_000  # kept in memory while the run flies; the file has all
 LAST_WORDS_BYTES = 1 << 14  # kept free on the disk, so that a full one does not hide how the run ended
 MOST_WORDS = 300  # of a reason that are kept
 COUNTS = ("cpu_ns", "emulation_ns", "learn_ns", "weights", "learning_misses", "signal_bytes", "overrun")
+
+
+class Cycles(msgspec.Struct):
+    """What meta.json must say of a seat to read its cycles."""
+
+    every: Annotated[int, Meta(ge=1)]
+    acts: list[Any]
+    delay: Annotated[int, Meta(ge=0)] = 0
+
+
+class Listed(msgspec.Struct):
+    """The same of a fault."""
+
+    kind: str
+    agent: str | None
+    first_slot: int
+    last_slot: int
+    comes: bool
+    messages: dict[str, int]
+
+
+class About(msgspec.Struct):
+    """The same of a run: what every one has, and of what only some have, its type."""
+
+    scenario: str
+    clock: str
+    seed: int
+    slots: Annotated[int, Meta(ge=1, le=10**9)]
+    ended: str
+    agents: dict[str, Cycles]
+    resolved: dict[str, Any]
+    slot_s: float | None = None
+    faults: list[Listed] = []
+    messages: dict[str, dict[str, Any]] | None = None
+    overrun_slots: list[int] | None = None
 
 
 class Record:
@@ -79,6 +114,7 @@ class Record:
             self._last_words: IO[bytes] | None = None
             self.lost = 0  # rows that could not be written
             self._every = {name: agent["every"] for name, agent in meta["agents"].items()}
+            self._measures: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}  # of the first slot: what all others keep
             self._cells: dict[str, dict[str, memoryview]] = {name: {} for name in meta["agents"]}
 
     # writing
@@ -221,7 +257,14 @@ class Record:
             self.prepare(outcome)
         for name, reward in outcome.reward.items():
             self.slots[f"reward.{name}"][slot] = reward
+        if outcome.measures.keys() != self._measures.keys():
+            raise RecordError(f"slot {slot} measures {', '.join(outcome.measures)}; at first {', '.join(self._measures)}")
         for name, value in outcome.measures.items():
+            value = np.asarray(value)
+            kind = self._measures[name]
+            if (value.dtype, value.shape) != kind and not (value.shape == kind[1] and np.can_cast(value.dtype, kind[0])):
+                now, then = (f"{dtype} of shape {shape}" for dtype, shape in ((value.dtype, value.shape), kind))
+                raise RecordError(f"measure {name!r} is {now} in slot {slot}, at first {then}: nothing is rounded")
             self.slots[name][slot] = value
         self.slots["written"][slot] = True
         self._trajectory.outcome(slot, outcome)
@@ -234,7 +277,10 @@ class Record:
             self.slots[f"reward.{name}"] = self._column("slots", f"reward.{name}", (rows,), "float64")
         for name, value in outcome.measures.items():
             value = np.asarray(value)
+            if name in self.slots or "/" in name:
+                raise RecordError(f"a measure cannot be called {name!r}: the record has that name for itself")
             self.slots[name] = self._column("slots", name, (rows, *value.shape), value.dtype.name)
+            self._measures[name] = self.slots[name].dtype, value.shape
 
     def event(self, kind: str, **what: Any) -> None:
         """Note an event, with the monotonic time it was noticed."""
@@ -311,8 +357,7 @@ class Record:
         folder = Path(folder)
         try:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            if missing := [key for key in KEYS if key not in meta]:
-                raise ValueError(f"meta.json lacks {', '.join(missing)}")
+            _check_meta(meta)
             record = cls(folder, meta)
             record.slots = _slots(folder / "slots", meta["slots"])
             record.decisions = {
@@ -376,6 +421,17 @@ def signals(record: Record) -> Iterator[dict[str, Any]]:
         except (msgspec.MsgspecError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"run folder {record.folder}: no signal at byte {at} of signals.bin: {error!r}") from None
         at += 4 + size
+
+
+def _check_meta(meta: Any) -> None:
+    """Raises ValueError saying what of a run's meta.json is not what whoever reads it needs."""
+    try:
+        about = msgspec.convert(meta, About)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"meta.json: {error}") from None
+    for fault in about.faults:
+        if fault.agent is not None and fault.agent not in about.agents:
+            raise ValueError(f"meta.json: a fault of {fault.agent!r}, which is no agent")
 
 
 def _slots(folder: Path, rows: int) -> dict[str, np.ndarray]:

@@ -268,7 +268,7 @@ def drive(
             for _, _, sender, arrays in (s for s in flying if s[0] <= slot and s[1] == a.name):
                 inbox[sender] = arrays  # the newest of each
             flying[:] = [s for s in flying if s[0] > slot or s[1] != a.name]
-        due_ns = clock.due_ns(a, slot)
+        due_ns = 0 if last else clock.due_ns(a, slot)
         timing = in_force[a.name].timing(slot, release_ns, due_ns)
         values = world.observe(a.name)
         for value in values.values():

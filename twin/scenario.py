@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from twin.errors import ControllerError, ScenarioError
+from twin.errors import ControllerError, ScenarioError, TwinError
 from twin.faults import CONTROLLER, KINDS, SKY, Fault, spans
 from twin.types import Agent, Controller, World
 
@@ -319,7 +319,12 @@ def make_controller(name: str, agent: Agent, seed: int, options: Mapping[str, An
             msgspec.convert(value, known.get(key, Any))
         except msgspec.ValidationError as error:
             raise ControllerError(f"agent.{agent.name}.{key} of {name}: {error}, got {value!r}") from None
-    return made(agent, seed, **options)
+    try:
+        return made(agent, seed, **options)
+    except TwinError:
+        raise
+    except Exception as error:
+        raise ControllerError(f"agent.{agent.name}.controller {name!r} cannot be built: {error!r}") from error
 
 
 def agent_seed(seed: int, agent: str) -> int:

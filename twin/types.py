@@ -113,7 +113,7 @@ class World(Protocol):
         """One-way delay of a signal sent now, s; 0: nothing has to fly; infinite where it has no way: it is lost."""
 
     def observe(self, agent: str) -> Arrays:
-        """What this agent sees now: arrays as its fields declare."""
+        """What this agent sees now: arrays as its fields declare, which must not change afterwards."""
 
     def apply(self, agent: str, action: Arrays) -> None:
         """Put an action in force. It was checked."""
