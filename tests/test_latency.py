@@ -416,7 +416,7 @@ def test_real_run_accounts_for_its_time(tmp_path):
         {"waiting": 2**60},
         {"received": 1},
         {"replied": START_NS + 10**12},
-        {name: 77 for name in ("waiting", "received", "decoded", "acted", "replied")},
+        dict.fromkeys(("waiting", "received", "decoded", "acted", "replied"), 77),
     ],
     ids=str,
 )
@@ -431,9 +431,13 @@ def test_stamps_that_cannot_be_leave_the_controllers_part_unaccounted(tmp_path, 
 def test_what_is_no_number_is_null_in_json(tmp_path):
     report = report_of(tmp_path / "run", [on_time(n) for n in range(3)], rewards=[1.0, float("nan"), 2.0])
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["agents"]["ue"]["reward_mean"] is None
-    record = Record.create(tmp_path / "nan", (AGENT,), 2, {"scenario": "s", "clock": "lockstep", "seed": 1, "resolved": {}})
+    record = Record.create(
+        tmp_path / "nan", (AGENT,), 2, {"scenario": "s", "clock": "lockstep", "seed": 1, "resolved": {}}
+    )
     for slot in range(2):
-        record.slot(slot, Outcome({"ue": 1.0}, {"rate_bps": np.float64(np.nan if slot else 1.0), "fine": np.float64(2.0)}))
+        record.slot(
+            slot, Outcome({"ue": 1.0}, {"rate_bps": np.float64(np.nan if slot else 1.0), "fine": np.float64(2.0)})
+        )
     record.close("finished")
     told = hil.report(Record.open(tmp_path / "nan")).to_dict()
     assert json.loads(json.dumps(told, allow_nan=False))["measures"] == {"rate_bps": None, "fine": 2.0}

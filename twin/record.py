@@ -258,11 +258,15 @@ class Record:
         for name, reward in outcome.reward.items():
             self.slots[f"reward.{name}"][slot] = reward
         if outcome.measures.keys() != self._measures.keys():
-            raise RecordError(f"slot {slot} measures {', '.join(outcome.measures)}; at first {', '.join(self._measures)}")
+            raise RecordError(
+                f"slot {slot} measures {', '.join(outcome.measures)}; at first {', '.join(self._measures)}"
+            )
         for name, value in outcome.measures.items():
             value = np.asarray(value)
             kind = self._measures[name]
-            if (value.dtype, value.shape) != kind and not (value.shape == kind[1] and np.can_cast(value.dtype, kind[0])):
+            if (value.dtype, value.shape) != kind and not (
+                value.shape == kind[1] and np.can_cast(value.dtype, kind[0])
+            ):
                 now, then = (f"{dtype} of shape {shape}" for dtype, shape in ((value.dtype, value.shape), kind))
                 raise RecordError(f"measure {name!r} is {now} in slot {slot}, at first {then}: nothing is rounded")
             self.slots[name][slot] = value
