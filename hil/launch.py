@@ -27,9 +27,8 @@ from hil.hub import Hub, There, facts_of
 from hil.keys import TwinKeys
 from hil.modelled import Modelled, model_of
 from hil.offset import CLOCK_ID
-from twin import interrupt
 from twin.errors import ControllerError, RecordError, ScenarioError
-from twin.interrupt import held_back
+from twin.interrupt import held_back, nap
 from twin.record import Record, new_folder
 from twin.runner import Here, LockStep, Watch, describe, drive
 from twin.runner import run as run_here
@@ -234,7 +233,7 @@ def run(
     world = world or build(scenario)
     if not processes:
         say("in this process: " + ", ".join(f"{a.name} ({scenario.seating(a.name).controller})" for a in world.agents))
-        ticking = _clock(clock_name, scenario, world, gate, interrupt.sleep)
+        ticking = _clock(clock_name, scenario, world, gate, nap)
         return _run_here(scenario, out, watch, ticking, world)
     outside = [a.name for a in world.agents if scenario.seating(a.name).controller == EXTERNAL]
     run_id = uuid.uuid4().hex

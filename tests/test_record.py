@@ -494,3 +494,19 @@ def test_measure_by_a_name_of_the_records_own_is_refused(tmp_path, name):
     with pytest.raises(RecordError, match="a measure cannot be called"):
         record.slot(0, Outcome({"leader": 0.0, "follower": 0.0}, {name: np.float64(1.0)}))
     record.close("broken")
+
+
+def test_last_row_that_cannot_be_written_breaks_the_run_and_meta_says_so(tmp_path):
+    """It waits in memory until the run is over."""
+
+    class Changes(toys.Toy):
+        def step(self):
+            outcome = super().step()
+            return outcome if self.slot < 5 else outcome._replace(measures={**outcome.measures, "pair": np.zeros(3)})
+
+    world = Changes(toys.Settings(), slots=5, slot_s=0.02, folder=tmp_path, agents={})
+    with pytest.raises(RecordError, match="measure 'pair' is"):
+        hil.run(toys.scenario(slots=5), "lockstep", tmp_path / "run", world=world)
+    meta = Record.open(tmp_path / "run").meta
+    assert (meta["ended"], meta["slots_written"], meta["lost_rows"]) == ("broken", 4, 1)
+    assert "measure 'pair' is" in meta["why"]

@@ -7,7 +7,7 @@ import toys
 from twin import Action, Answer, Record, TwinError, build, run
 from twin.errors import ControllerError, RunBroken, ScenarioError
 from twin.record import SOURCES
-from twin.runner import Here, Learner, LockStep, WhenAsked, check_action, drive
+from twin.runner import Here, Learner, LockStep, Signals, WhenAsked, check_action, drive
 from twin.scenario import Seating
 
 
@@ -175,6 +175,17 @@ def test_of_two_signals_that_arrive_at_once_the_newer_is_seen(tmp_path):
     _, seats = fly(tmp_path, Nearing(), leader=leader)
     told = {s.slot: s.signals["leader"]["hint"].tolist() for s in seats["follower"].seen if s.signals}
     assert told == {4: [2.0, 2.0]}
+
+
+@pytest.mark.parametrize("delay_slots", [0, 3])
+def test_signals_that_nobody_reads_do_not_heap_up(delay_slots):
+    signals = Signals()
+    for slot in range(1000):
+        signals.send("follower", "leader", {"slot": np.array(slot)}, slot, delay_slots)
+    assert len(signals) <= delay_slots + 2
+    assert signals.read("follower", 999) == {}
+    assert int(signals.read("leader", 999)["follower"]["slot"]) == 999 - delay_slots
+    assert int(signals.read("leader", 1002)["follower"]["slot"]) == 999 if delay_slots else len(signals) == 0
 
 
 def test_signal_bytes_are_counted_and_the_signal_kept(tmp_path):

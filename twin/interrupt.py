@@ -44,7 +44,7 @@ def held_back() -> Iterator[Callable[[], None]]:
     check()  # it came in the last moment
 
 
-def sleep(wait_s: float) -> None:
+def nap(wait_s: float) -> None:
     """Sleep where nothing is half done: a Ctrl-C that is held back is raised afterwards."""
     time.sleep(wait_s)
     if _checks and threading.current_thread() is threading.main_thread():

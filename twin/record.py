@@ -239,7 +239,7 @@ class Record:
     def _write(self, write: Callable[..., None], what: tuple[Any, ...]) -> None:
         try:
             write(*what)
-        except RecordError:
+        except Exception:
             self.lost += 1
             raise
 
@@ -311,12 +311,14 @@ class Record:
 
     def close(self, ended: str, why: str = "", **more: Any) -> None:
         """Write how it ended ("finished", "interrupted" or "broken") and the trajectory hash; `more` goes beside."""
-        failed: RecordError | None = None
+        failed: Exception | None = None
         while self._waiting:
             try:
                 self.write_until(NEVER_NS)
-            except RecordError as error:  # of a full disk: the next row may be one that has room
+            except Exception as error:  # of a full disk: the next row may be one that has room
                 failed = failed or error
+        if failed is not None and ended == "finished":  # not whole, then
+            ended, why = "broken", str(failed)
         self._close(ended, why, more)
         if failed is not None:
             raise failed

@@ -196,6 +196,31 @@ class Standing:
         }
 
 
+class Signals:
+    """Signals on their way between agents. Each agent is told the newest of each sender that has arrived."""
+
+    def __init__(self) -> None:
+        self._flying: list[tuple[int, str, str, Arrays]] = []  # slot of arrival, receiver, sender, arrays; as sent
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    def send(self, sender: str, to: str, arrays: Arrays, slot: int, delay_slots: int) -> None:
+        """A signal leaves; of those before it that have arrived unread, all but the newest will never be."""
+        arrived = [i for i, s in enumerate(self._flying) if s[0] <= slot and s[1:3] == (to, sender)]
+        for i in reversed(arrived[:-1]):
+            del self._flying[i]
+        self._flying.append((slot + delay_slots, to, sender, arrays))
+
+    def read(self, agent: str, slot: int) -> dict[str, Arrays]:
+        """What has arrived, by sender; it is told once."""
+        if not self._flying:
+            return {}
+        inbox = {sender: arrays for arrives, to, sender, arrays in self._flying if to == agent and arrives <= slot}
+        self._flying = [s for s in self._flying if s[0] > slot or s[1] != agent]
+        return inbox
+
+
 class Watchdog:
     """Judges the cycles of one agent as they end: its limits, and at least m on-time answers in any k."""
 
@@ -254,7 +279,7 @@ def drive(
     watchdogs = {a.name: Watchdog(a, rules[a.name], record.event) for a in agents}
     earned: dict[str, float | None] = {a.name: None for a in agents}
     in_force = {a.name: Standing(_copy(world.default(a.name))) for a in agents}
-    flying: list[tuple[int, str, str, Arrays]] = []  # signals on their way: slot of arrival, receiver, sender, arrays
+    signals = Signals()
     stamps: dict[tuple[str, int], dict[str, int]] = {}
     too_late: dict[str, list[tuple[int, Answer]]] = {a.name: [] for a in agents}  # the answers that came late last
     tally: dict[str, Counter[str]] = {a.name: Counter() for a in agents}
@@ -263,11 +288,7 @@ def drive(
 
     def post(a: Agent, slot: int, release_ns: int, start_ns: int, last: bool = False) -> None:
         begin_ns = time.monotonic_ns()
-        inbox: dict[str, Arrays] = {}
-        if flying:
-            for _, _, sender, arrays in (s for s in flying if s[0] <= slot and s[1] == a.name):
-                inbox[sender] = arrays  # the newest of each
-            flying[:] = [s for s in flying if s[0] > slot or s[1] != a.name]
+        inbox = signals.read(a.name, slot)
         due_ns = 0 if last else clock.due_ns(a, slot)
         timing = in_force[a.name].timing(slot, release_ns, due_ns)
         values = world.observe(a.name)
@@ -300,7 +321,7 @@ def drive(
             for to, arrays in sent.items():
                 delay_s = ways[to]
                 delay_slots = int(delay_s / world.slot_s + 1e-9)  # a whole number of slots, whatever its last bit says
-                flying.append((now + delay_slots, to, a.name, arrays))
+                signals.send(a.name, to, arrays, now, delay_slots)
                 if delay_slots == 0:
                     flight_s[to] = delay_s
         elif rules[a.name].on_miss == "default":
