@@ -242,6 +242,7 @@ def test_no_knee_within_the_grid_is_said(grid):
     assert "at least 4 times slower than this one" in said[-1]
 
 
+@pytest.mark.slow
 def test_grid_is_refined_between_the_neighbours_of_the_knee(grid):
     curve = grid((1, 64), refine=4, n_seeds=2)
     assert [p.value for p in curve.points] == [1, 8, 13.4, 17.4, 22.6, 64]
@@ -252,6 +253,7 @@ def test_one_seed_has_a_knee_but_no_interval(grid):
     assert grid(n_seeds=1).knees["reward"] == Knee(16, 16.1, None, None)
 
 
+@pytest.mark.slow
 def test_deadline_can_be_varied_instead(scenario, tmp_path):
     keys = {"agent__leader": {"controller": "test_budget:Meets", "every": 1, "latency": {"fixed_s": 0.005}}}
     keys["agent__follower"] = {"controller": "test_budget:Rests", "latency": {"fixed_s": 0.0}}
@@ -275,6 +277,7 @@ def test_run_that_breaks_a_limit_of_its_agents_is_beyond_the_knee(grid):
     assert "broke a limit" in sentences(grid((64, 128), "b", {"agent__follower__on_miss": "abort"}))[0]
 
 
+@pytest.mark.slow
 def test_run_of_the_grid_is_the_run_it_would_be_alone(grid, scenario, tmp_path):
     """Though its world was built for another seed and had flown before."""
     grid((1, 64))
@@ -284,6 +287,7 @@ def test_run_of_the_grid_is_the_run_it_would_be_alone(grid, scenario, tmp_path):
     assert hashes["runs/scale-64-seed-5"] != alone
 
 
+@pytest.mark.slow
 def test_real_time_flies_the_same_grid_one_run_after_the_other(scenario, tmp_path):
     keys = {"agent__follower": {"controller": "toys:Burns", "cpu_s": 0.001}, "slots": 10}
     curve = budget.fly(scenario(**keys), "follower", (1, 64), tmp_path / "grid", n_seeds=1, clock="realtime")
@@ -321,6 +325,7 @@ def test_plot_is_a_small_png(scenario, tmp_path):
     assert len(png) < 100_000
 
 
+@pytest.mark.slow
 def test_without_matplotlib_the_csv_is_written_and_the_plot_is_said_to_be_missing(scenario, tmp_path, monkeypatch):
     for name in [m for m in sys.modules if m.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
@@ -364,6 +369,7 @@ def test_folder_of_somebody_else_is_refused(grid, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_folders_of_runs_need_not_be_kept(grid, tmp_path):
     grid((1, 64), keep=False)
     assert list((tmp_path / "grid/runs").iterdir()) == []
@@ -414,6 +420,7 @@ def test_command_prints_a_table_that_fits_and_says_what_it_means(ntn_twin, scena
     assert "15 of 15: compute_scale 16.1, seed 7" in said.err
 
 
+@pytest.mark.slow
 def test_json_is_one_object(ntn_twin, scenario, tmp_path):  # noqa: F811
     words = ("--agent", "follower", "--points", 3, "--scale-to", 100, "--seeds", 2, "--json")
     found = ntn_twin("budget", tmp_path / "sky.toml", *words).json
@@ -422,6 +429,7 @@ def test_json_is_one_object(ntn_twin, scenario, tmp_path):  # noqa: F811
     assert (tmp_path / found["folder"] / "curve.csv").exists()
 
 
+@pytest.mark.slow
 def test_interrupted_command_says_how_to_go_on(ntn_twin, scenario, launches, tmp_path):  # noqa: F811
     launches.stop_at = 3
     said = ntn_twin("budget", tmp_path / "sky.toml", "--agent", "follower", "--out", "grid")
