@@ -171,7 +171,9 @@ class Hub:
         the wait to itself: a read in it would make the release late by as much.
         """
         looked = overdue = 0  # messages read after the time: a flood must not hold the loop up
-        eager_ns = time.monotonic_ns() + EAGER_NS if enough else 0
+        begin_ns = time.monotonic_ns()
+        unhurried = enough is not None and until_ns - begin_ns > LIVENESS_NS
+        eager_ns = begin_ns + EAGER_NS if unhurried else 0  # with a deadline near, who waits awake is in others' way
         self.awaits = enough is not None
         while True:
             now = time.monotonic_ns()
