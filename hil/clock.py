@@ -27,10 +27,10 @@ def sleep_until(until_ns: int, now_ns: Callable[[], int] = time.monotonic_ns) ->
 class RealTime:
     """The clock that waits for nobody.
 
-    slot_s      simulated length of a slot, s
-    rt_factor   simulated seconds per wall second
-    max_lag_s   a twin further behind its grid than this ends the run (RunBroken), wall s
-    overruns    slots that the twin itself could not keep, so far
+    slot_s         simulated length of a slot, s
+    rt_factor      simulated seconds per wall second
+    max_lag_s      a twin further behind its grid than this ends the run (RunBroken), wall s
+    overrun_slots  those that the twin itself could not keep, so far
     """
 
     name = "realtime"
@@ -45,12 +45,16 @@ class RealTime:
         now_ns: Callable[[], int] = time.monotonic_ns,
     ):
         self.slot_s, self.rt_factor, self.max_lag_s = slot_s, rt_factor, max_lag_s
-        self.overruns = 0
         self.overrun_slots: list[int] = []
         self._windows = {a.name: window_of(a, agents) for a in agents}
         self._last_window = max(self._windows.values())
         self._wait_until, self._now_ns = wait_until, now_ns
         self._start_ns: int | None = None
+
+    @property
+    def overruns(self) -> int:
+        """How many slots that were so far."""
+        return len(self.overrun_slots)
 
     def slot_start_ns(self, slot: int) -> int:
         """The scheduled start of a slot; the first call sets the grid, a little ahead of now."""
@@ -63,7 +67,6 @@ class RealTime:
         start_ns = self.slot_start_ns(slot)
         lag_ns = self._now_ns() - start_ns
         if lag_ns > 0:
-            self.overruns += 1
             self.overrun_slots.append(slot)
             if lag_ns > self.max_lag_s * NS_PER_S:
                 raise RunBroken(

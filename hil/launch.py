@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import math
 import os
 import signal
 import subprocess
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from hil import scheduling, wire
 from hil.clock import RealTime, Virtual, sleep_until
@@ -239,7 +237,7 @@ def run(
     run_id = uuid.uuid4().hex
     meta = describe(scenario, world, clock_name, "there")
     meta |= {"run_id": run_id, "clock_id": CLOCK_ID, "encrypted": keys is not None}
-    largest = max(sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in a.observes) for a in world.agents)
+    largest = max(a.observed_bytes for a in world.agents)
     hub = Hub(run_id, bind or (EXTERNAL_ADDRESS if outside else None), keys=keys, largest=largest)
     try:
         record = Record.create(new_folder(scenario.name, out), world.agents, scenario.slots, meta, scenario.text)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import asdict
 
 import msgspec
@@ -18,9 +17,9 @@ import numpy as np
 import pytest
 import toys
 from terminal import ROOT, settled, started, wait_for
+from test_cli import ntn_twin  # noqa: F401  a fixture
 
 import hil
-from hil import cli
 from hil.replay import replay
 from twin import Action, Record, TwinError, load, run
 from twin.errors import ControllerError, RecordError, RunBroken, ScenarioError
@@ -590,29 +589,7 @@ def test_learning_controller_shadows_the_terminal_of_the_cell(tmp_path):
 # ---- on the command line
 
 
-@pytest.fixture
-def ntn_twin(monkeypatch, capsys, tmp_path):
-    """The command, called as the shell would from the test's folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["ntn-twin", *words])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = left.code or 0
-        return code, *capsys.readouterr()
-
-    yield call
-    signal.signal(signal.SIGTERM, handler)
-
-
-def test_replay_in_a_terminal(tmp_path, ntn_twin):
+def test_replay_in_a_terminal(tmp_path, ntn_twin):  # noqa: F811
     run(load("baseline", {"slots": 10}), tmp_path / "run")
     code, out, err = ntn_twin("replay", "run")
     assert (code, err) == (0, "")
@@ -627,7 +604,7 @@ def test_replay_in_a_terminal(tmp_path, ntn_twin):
     assert Record.open(tmp_path / "again").meta["ended"] == "finished"
 
 
-def test_replay_that_differs_ends_with_1_and_says_where(tmp_path, ntn_twin):
+def test_replay_that_differs_ends_with_1_and_says_where(tmp_path, ntn_twin):  # noqa: F811
     run(load("baseline", {"slots": 10}), tmp_path / "run")
     np.load(tmp_path / "run" / "decisions" / "ue" / "action.rx_beam_deg.npy", mmap_mode="r+")[4, 0] -= 5.0
     code, out, _ = ntn_twin("replay", "run")
@@ -650,7 +627,7 @@ def test_replay_that_differs_ends_with_1_and_says_where(tmp_path, ntn_twin):
         (("run", "--out", "run"), "run folder run exists"),
     ],
 )
-def test_bad_input_is_told_with_exit_code_2(tmp_path, ntn_twin, words, complaint):
+def test_bad_input_is_told_with_exit_code_2(tmp_path, ntn_twin, words, complaint):  # noqa: F811
     run(toys.scenario(slots=3), tmp_path / "run")
     code, out, err = ntn_twin("replay", *words)
     assert (code, out) == (2, "")

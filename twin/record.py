@@ -8,7 +8,6 @@ in force, rewards, measures.
 
 import contextlib
 import json
-import math
 import os
 import platform
 import struct
@@ -27,7 +26,7 @@ from msgspec import Meta
 
 from twin.errors import RecordError
 from twin.trajectory import Trajectory
-from twin.types import Agent, Answer, Arrays, Field, Observation, Outcome
+from twin.types import Agent, Answer, Arrays, Observation, Outcome
 
 STATUSES = ("unwritten", "on_time", "missing", "late", "invalid")
 SOURCES = ("none", "agent", "hold", "default", "late")
@@ -193,7 +192,7 @@ class Record:
             cells = record._cells[agent.name]  # a store through a memoryview costs half of one through the array
             cells.update({name: columns[f"{name}_ns"].data for name in STAMPS})
             cells.update({name: columns[name].data for name in ("status", "source", *COUNTS)})
-        largest = max((sum(_size(f) for f in a.observes) for a in agents), default=0)
+        largest = max((a.observed_bytes for a in agents), default=0)
         record._most_waiting = min(MOST_WAITING, max(16, MOST_WAITING_BYTES // max(largest, 1)))
         record._save_meta()
         try:
@@ -464,10 +463,6 @@ def _slots(folder: Path, rows: int) -> dict[str, np.ndarray]:
     if cut and "written" in columns and columns["written"].any():
         raise cut[0]
     return columns
-
-
-def _size(field: Field) -> int:
-    return math.prod(field.shape) * np.dtype(field.dtype).itemsize
 
 
 def _decisions(folder: Path, rows: int, acts: list[Any]) -> dict[str, np.ndarray]:

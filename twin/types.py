@@ -4,6 +4,7 @@ Four ideas: physics is a library and the world a service; an agent is a seat; th
 effect at slot n + delay, never earlier, and late means not at all; seats and clocks are the only things that vary.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -42,6 +43,11 @@ class Agent:
     delay: int = 0
     window: float | None = None
     facts: Arrays = field(default_factory=dict)
+
+    @property
+    def observed_bytes(self) -> int:
+        """Size of the arrays of one observation."""
+        return sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in self.observes)
 
 
 @dataclass(frozen=True)
