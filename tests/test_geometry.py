@@ -235,7 +235,7 @@ def circular_sky(radius_m, inclination_deg, seconds, turn_rad_s=0.0):
         [cosine * x + sine * y, cosine * y - sine * x, np.sin(angle_rad) * np.sin(inclination_rad)], axis=1
     )
     coefficients_m = (position_m @ TO_POWERS.T)[None]
-    circle = Satellite("CIRCLE", 1, "", "")
+    circle = Satellite("CIRCLE", 1, 2_459_632.5, 0.0, 15.0, 0.0, 53.0, 0.0, 0.0, 0.0)
     return Ephemeris(
         (circle,), datetime(2022, 2, 22, tzinfo=UTC), seconds, segment_s, coefficients_m, np.zeros(1, "u1")
     )

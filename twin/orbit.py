@@ -24,7 +24,7 @@ from statistics import median
 
 import numpy as np
 from numba import njit
-from sgp4.api import Satrec, SatrecArray, jday
+from sgp4.api import SatrecArray, jday
 from skyfield.api import load
 from skyfield.sgp4lib import theta_GMST1982
 
@@ -135,7 +135,7 @@ def ephemeris(
     node_s = (np.arange(n_segments)[:, None] + 0.5 * (1.0 + NODES)) * segment_s
     jd, fr, sidereal_rad = _clocks(start_utc, node_s)
     cosine, sine = np.cos(sidereal_rad), np.sin(sidereal_rad)
-    propagator = SatrecArray([Satrec.twoline2rv(satellite.line1, satellite.line2) for satellite in satellites])
+    propagator = SatrecArray([satellite.satrec() for satellite in satellites])
     coefficients_m = np.empty((len(satellites), n_segments, 3, N_COEFFICIENTS))
     error_code = np.zeros(len(satellites), dtype=np.uint8)
     for k in range(n_segments):  # one at a time: a day of a large constellation would not fit in memory as states

@@ -7,6 +7,7 @@ accepts them. A broken set never spoils its neighbours: it is left out and repor
 
 import gzip
 import lzma
+import math
 import re
 import warnings
 import zlib
@@ -16,9 +17,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from sgp4.api import SGP4_ERRORS, Satrec
+from sgp4.api import SGP4_ERRORS, WGS72, Satrec
 
 from twin.errors import TleError
+from twin.units import MINUTES_PER_DAY, SGP4_EPOCH_JD, UNIX_EPOCH_JD
 
 LINE_LENGTH = 69
 REPORTED = 20  # broken sets named in one warning; a file with more of them is most likely not a TLE file at all
@@ -32,24 +34,68 @@ class TleWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Satellite:
-    """One satellite as its element set describes it.
+    """One satellite as its element set describes it: mean elements of SGP4 (WGS72) at an epoch, in TEME.
 
-    name          as in the file; the catalogue number where the file has no names
-    number        catalogue number
-    line1, line2  the checked lines, 69 characters each
+    name                      as in the file; the catalogue number where the file has no names
+    number                    catalogue number
+    epoch_jd, epoch_fr        days, UTC: Julian date of the midnight before the epoch, and the rest; apart, because
+                              their sum in one float64 is exact to 20 microseconds only
+    mean_motion_rev_day       Kozai's, as element sets carry it
+    eccentricity
+    inclination_deg, raan_deg, argument_of_perigee_deg, mean_anomaly_deg
+    bstar                     1/earth radii, the drag term
+    mean_motion_dot           rev/day^2 and rev/day^3, as the file carries them (halved and divided by six);
+    mean_motion_ddot          not used by SGP4
+    designator                international, "98067A"; empty where it is not known
+    line1, line2              the checked lines, 69 characters each; empty where the elements came without lines (OMM)
     """
 
     name: str
     number: int
-    line1: str
-    line2: str
+    epoch_jd: float
+    epoch_fr: float
+    mean_motion_rev_day: float
+    eccentricity: float
+    inclination_deg: float
+    raan_deg: float
+    argument_of_perigee_deg: float
+    mean_anomaly_deg: float
+    bstar: float = 0.0
+    mean_motion_dot: float = 0.0
+    mean_motion_ddot: float = 0.0
+    designator: str = ""
+    line1: str = ""
+    line2: str = ""
 
     @property
     def epoch_utc(self) -> datetime:
         """The instant the elements hold for (aware, UTC), rounded to the microsecond."""
-        year = int(self.line1[18:20])
-        start = datetime(year + (1900 if year >= 57 else 2000), 1, 1, tzinfo=UTC)  # 57: the year of the first satellite
-        return start + timedelta(days=float(self.line1[20:32]) - 1.0)
+        days = timedelta(days=self.epoch_jd - UNIX_EPOCH_JD)
+        return datetime(1970, 1, 1, tzinfo=UTC) + days + timedelta(days=self.epoch_fr)
+
+    def satrec(self) -> Satrec:
+        """The satellite as the sgp4 package models it, gravity model WGS72."""
+        if self.line1:
+            return Satrec.twoline2rv(self.line1, self.line2)
+        model = Satrec()
+        days = self.epoch_jd - SGP4_EPOCH_JD + self.epoch_fr
+        revolution = 2.0 * math.pi / MINUTES_PER_DAY
+        model.sgp4init(
+            WGS72,
+            "i",
+            self.number,
+            days,
+            self.bstar,
+            self.mean_motion_dot * revolution / MINUTES_PER_DAY,
+            self.mean_motion_ddot * revolution / MINUTES_PER_DAY**2,
+            self.eccentricity,
+            math.radians(self.argument_of_perigee_deg),
+            math.radians(self.inclination_deg),
+            math.radians(self.mean_anomaly_deg),
+            self.mean_motion_rev_day * revolution,
+            math.radians(self.raan_deg),
+        )
+        return model
 
 
 class _Column(NamedTuple):
@@ -224,7 +270,32 @@ def _satellite(name: str, line_1: str, line_2: str) -> Satellite | str:
     number, number_2 = _number(line_1), _number(line_2)
     if number is None or number != number_2:
         return f"TLE lines{_of(name)} are of different satellites: line 1 says {number}, line 2 says {number_2}"
-    error = Satrec.twoline2rv(line_1, line_2).error
-    if error:
-        return f"SGP4 refuses the elements{_of(name)} with error {error}: {SGP4_ERRORS[error]}"
-    return Satellite(name or str(number), number, line_1, line_2)
+    model = Satrec.twoline2rv(line_1, line_2)
+    if model.error:
+        return f"SGP4 refuses the elements{_of(name)} with error {model.error}: {SGP4_ERRORS[model.error]}"
+    return Satellite(
+        name=name or str(number),
+        number=number,
+        epoch_jd=model.jdsatepoch,
+        epoch_fr=model.jdsatepochF,
+        mean_motion_rev_day=float(line_2[52:63]),
+        eccentricity=float("0." + line_2[26:33].replace(" ", "0")),
+        inclination_deg=float(line_2[8:16]),
+        raan_deg=float(line_2[17:25]),
+        argument_of_perigee_deg=float(line_2[34:42]),
+        mean_anomaly_deg=float(line_2[43:51]),
+        bstar=model.bstar,
+        mean_motion_dot=float(line_1[33:43].replace(" ", "")),
+        mean_motion_ddot=_power(line_1[44:52]),
+        designator=line_1[9:17].strip(),
+        line1=line_1,
+        line2=line_2,
+    )
+
+
+def _power(text: str) -> float:
+    """A field of five digits behind an unwritten point and a power of ten, as in "-11606-4"; blanks are 0."""
+    digits, exponent = text[1:6].replace(" ", "0"), text[6:8].replace(" ", "0")
+    if not digits.isdigit():
+        return 0.0
+    return float(f"{text[0].strip()}0.{digits}e{exponent}")
