@@ -12,7 +12,7 @@ from skyfield.api import EarthSatellite, load
 from skyfield.framelib import itrs
 from skyfield.sgp4lib import theta_GMST1982
 
-from twin.orbit import ephemeris, evaluate, track
+from twin.orbit import combine, ephemeris, evaluate, states_at, track
 from twin.tle import TleWarning, parse_tle, read_tle, select
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,7 @@ def satellites():
 
 @pytest.fixture(scope="module")
 def sky(satellites):
-    return ephemeris(satellites, START, 2 * HOUR_S)
+    return ephemeris(satellites, START, 2 * HOUR_S, segment_s=300.0)
 
 
 @pytest.fixture(scope="module")
@@ -125,19 +125,27 @@ def test_segment_covers_the_time_it_was_asked_for(sky, t_s, middle_s):
     np.testing.assert_array_equal(sky.segment(0, t_s)[1], [middle_s, 150.0])
 
 
-def test_the_kernel_equals_numpys_polynomials_compiled_and_plain():
+def test_the_kernels_equal_numpys_polynomials_compiled_and_plain():
     rng = np.random.default_rng(3)
-    coefficients_m = rng.normal(size=(2, 3, 3, 8))
+    coefficients_m = rng.normal(size=(3, 3, 8, 5))  # segments, axes, powers, satellites
     t_s = np.array([0.0, 9.0, 10.0, 25.0, 31.0])
-    expected, slope = np.empty((2, 5, 3)), np.empty((2, 5, 3))
-    for i, j, axis in np.ndindex(expected.shape):
+    expected = np.empty((2, 5, 3, 5))
+    for j, axis, i in np.ndindex(expected.shape[1:]):
         k = min(int(t_s[j] // 10.0), 2)
-        polynomial = np.polynomial.Polynomial(coefficients_m[i, k, axis], domain=[10.0 * k, 10.0 * (k + 1)])
-        expected[i, j, axis], slope[i, j, axis] = polynomial(t_s[j]), polynomial.deriv()(t_s[j])
+        polynomial = np.polynomial.Polynomial(coefficients_m[k, axis, :, i], domain=[10.0 * k, 10.0 * (k + 1)])
+        expected[:, j, axis, i] = polynomial(t_s[j]), polynomial.deriv()(t_s[j])
     for kernel in (evaluate, evaluate.py_func):
-        position, velocity = kernel(coefficients_m, 5.0, 5.0, t_s)
-        np.testing.assert_allclose(position, expected, rtol=1e-12)
-        np.testing.assert_allclose(velocity, slope, rtol=1e-12)
+        got = kernel(coefficients_m[..., 2].copy(), 5.0, 5.0, t_s)
+        np.testing.assert_allclose(got, expected[..., 2], rtol=1e-12)
+    for kernel in (states_at, states_at.py_func):
+        got = np.empty((2, 5, 3, 5))
+        kernel(coefficients_m, 0.0, 10.0, t_s, got)
+        np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-12)
+    rows, weights = coefficients_m[:1], rng.normal(size=8)
+    for kernel in (combine, combine.py_func):
+        got = np.empty(3)
+        kernel(rows, 0, 1, 2, 5, weights, got)
+        np.testing.assert_allclose(got, weights @ rows[0, 1, :, 2:5], rtol=1e-12)
 
 
 def test_a_satellite_that_sgp4_cannot_propagate_is_a_row_of_nan_with_its_code(satellites):
@@ -176,16 +184,18 @@ def test_a_window_far_from_the_elements_warns_and_a_near_one_does_not(some):
     ("change", "reason"),
     [
         ({"satellites": []}, "at least one satellite"),
-        ({"seconds": 0.0}, "must be greater than 0, got 0 and 300"),
-        ({"seconds": float("nan")}, "must be greater than 0"),
-        ({"segment_s": -1.0}, "must be greater than 0"),
+        ({"seconds": 0.0}, "seconds must be greater than first_s"),
+        ({"seconds": float("nan")}, "seconds must be greater than first_s"),
+        ({"segment_s": -1.0}, "segment_s than 0, got 60, 0 and -1.0"),
+        ({"error_m": 1e-6}, "error_m must be 2e-05 or more"),
+        ({"first_s": 60.0}, "got 60, 60 and"),
         ({"start": "2022-02-22T13:00:00"}, "must say its offset from UTC"),
         ({"start": "yesterday"}, "yesterday"),
     ],
 )
 def test_a_window_that_cannot_be_built_is_refused(some, change, reason):
     with pytest.raises(ValueError, match=reason):
-        ephemeris(**{"satellites": some, "start": START, "seconds": 60.0, "segment_s": 300.0, **change})
+        ephemeris(**{"satellites": some, "start": START, "seconds": 60.0, **change})
 
 
 @pytest.mark.parametrize("t_s", [-31.0, 7_231.0, float("nan")])

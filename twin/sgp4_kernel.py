@@ -334,7 +334,7 @@ class Propagator:
         self.epoch = np.array([(s.epoch_jd, s.epoch_fr) for s in satellites], dtype=float).reshape(-1, 2)
         self._deep_at = np.flatnonzero(self.deep)
         self._near_at = np.flatnonzero(~self.deep)
-        self._models = [satellites[i].satrec() for i in self._deep_at]
+        self._models = [satellites[i].satrec() for i in self._deep_at.tolist()]
 
     def propagate(
         self, jd: np.ndarray, fr: np.ndarray, *, threads: int | None = None, out: States | None = None
