@@ -18,9 +18,9 @@ from twin.sgp4_kernel import Propagator, near_earth
 from twin.tle import Satellite
 from twin.units import MINUTES_PER_DAY, SECONDS_PER_DAY, WGS84_RADIUS_M
 
-DEGREES = (7, 11)
+DEGREES = (3, 7, 11)  # with a multiple of four coefficients, as twin.orbit.combine takes them
 SEGMENTS_S = (1200.0, 900.0, 720.0, 600.0, 450.0, 360.0, 300.0, 240.0, 180.0, 120.0, 60.0)
-SHORTEST_USUAL_S = 240.0  # a bound that asks for shorter segments takes the next degree
+SHORTEST_USUAL_S = 360.0  # a bound that asks for shorter segments takes the next degree
 CHECKED_AT = (
     -1.0,
     0.0,

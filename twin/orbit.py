@@ -24,11 +24,12 @@ from statistics import median
 import numpy as np
 from numba import njit
 
-from twin.fitting import DEGREES, Window, fit, likely, shortened
+from twin.fitting import Window, fit, likely, shortened
 from twin.frames import EarthOrientation, utc
 from twin.tle import Satellite, TleWarning
 from twin.units import SECONDS_PER_DAY
 
+PLAIN_DEGREE = 7  # where the length of the segments is given
 FINEST_M = 2e-5  # SGP4 itself solves Kepler's equation to 7e-6 m: nothing finer can be told from it
 MARGIN = 0.1  # of a segment: this far beyond either end the polynomial is still near, see `state`
 MAX_AGE_DAYS = 3.0  # median error of elements that old: 14 km
@@ -147,8 +148,8 @@ def ephemeris(
     satellites    n_satellites  from twin.tle
     start                       ISO 8601 text or datetime, with its offset from UTC ("2022-02-22T13:00:00Z")
     seconds       ()  s         end of the window, greater than first_s
-    error_m       ()  m         how far from SGP4 the polynomials may be, 2e-5 or more: their degree, 7 or 11, and the
-                                length of their segments follow from it
+    error_m       ()  m         how far from SGP4 the polynomials may be, 2e-5 or more: their degree, 3, 7 or 11, and
+                                the length of their segments follow from it
     segment_s     ()  s         length of the segments, instead: of degree 7 then, and as near as they get
     first_s       ()  s         beginning of the window, after `start`
     own_velocity                keep SGP4's own velocities too
@@ -171,7 +172,7 @@ def ephemeris(
     start_utc = utc(start)
     _warn_of_age(satellites, start_utc + timedelta(seconds=(first_s + seconds) / 2.0))
     window = Window(start_utc, float(first_s), float(seconds), orientation)
-    degree, length_s = (DEGREES[0], float(segment_s)) if segment_s is not None else likely(satellites, error_m)
+    degree, length_s = (PLAIN_DEGREE, float(segment_s)) if segment_s is not None else likely(satellites, error_m)
     found = fit(satellites, window, degree, length_s, own_velocity)
     rough = np.flatnonzero(found.fit_error_m > error_m) if segment_s is None else ()
     if len(rough):
@@ -364,7 +365,7 @@ def _warn_of_rough(satellites: Sequence[Satellite], fit_error_m: np.ndarray, err
         named = ", ".join(f"{satellites[i].name} {fit_error_m[i]:.2g} m" for i in rough[:NAMED])
         warnings.warn(
             f"{len(rough)} of {len(satellites)} satellites are not met within {error_m:g} m: in this window SGP4's own "
-            f"path has a kink for {named}{', ...' if len(rough) > NAMED else ''}",
+            f"path is not smooth enough for {named}{', ...' if len(rough) > NAMED else ''}",
             TleWarning,
             stacklevel=3,
         )
