@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from skyfield.api import EarthSatellite, load
+from skyfield.constants import AU_M
 from skyfield.data import iers
 from skyfield.framelib import itrs
 
@@ -15,6 +16,7 @@ from twin.tle import parse_tle
 from twin.units import EARTH_ROTATION_RAD_S
 
 ONE_MILLIMETRE = 1e-3
+TWO_METRES = 2.0
 MJD = 59_632.0  # 2022-02-22
 POLE = ((0.12, 0.34), (-0.05, 0.41), (0.30, -0.20), (0.10, 0.10))  # arcseconds, made up, so that each shows
 ISS = """\
@@ -80,6 +82,51 @@ def test_ut1_of_the_table_turns_the_earth_with_it(table, satellite):
     )
     angle_rad = np.arctan2(now[1], now[0]) - np.arctan2(then[1], then[0])
     assert angle_rad == pytest.approx(0.1 * EARTH_ROTATION_RAD_S, rel=1e-4)  # the pole's own part is 4e-7 rad
+
+
+def test_the_example_of_aiaa_2006_6753_appendix_c_comes_out_to_its_digits():
+    """TEME to ITRF with UT1 and polar motion; numbers of revision 2, km and km/s there."""
+    start = datetime(2004, 4, 6, 7, 51, 28, 386_000, tzinfo=UTC)
+    pole_rad = np.radians(np.array([-0.140682, 0.333309]) / 3600.0)
+    days = np.array([53_101.0, 53_102.0])  # modified Julian dates around it
+    orientation = EarthOrientation(days, np.full(2, -0.439961), *(np.full(2, angle) for angle in pole_rad))
+    _, _, turn, rate_rad_s = turns(start, np.zeros(1), orientation)
+    teme_m = np.array([5_094_180.16210, 6_127_644.65950, 6_380_344.53270])
+    teme_m_s = np.array([-4_746.131487, 785.818041, 5_531.931288])
+    np.testing.assert_allclose(turn[0] @ teme_m, [-1_033_479.38300, 7_901_295.27540, 6_380_356.59580], atol=5e-5)
+    over_ground_m_s = teme_m_s - np.cross([0.0, 0.0, rate_rad_s], teme_m)
+    np.testing.assert_allclose(turn[0] @ over_ground_m_s, [-3_225.636520, -2_872.451450, 5_531.924446], atol=1e-3)
+
+
+def test_the_station_is_where_horizons_had_it():
+    """JPL Horizons, ISS from the geocentre, ICRF, au; as skyfield's own tests cite it for these elements."""
+    [station] = parse_tle(
+        "1 25544U 98067A   18184.80969102  .00001614  00000-0  31745-4 0  9993\n"
+        "2 25544  51.6414 295.8524 0003435 262.6267 204.2868 15.54005638121106\n",
+        broken="refuse",
+    )
+    expected_au = {
+        4: [2.633404251158200e-5, 1.015087620439817e-5, 3.544778677556393e-5],
+        5: [-2.136440257814821e-5, -2.084170814514480e-5, -3.415494123796893e-5],
+    }
+    timescale = load.timescale(builtin=True)
+    for day, there_au in expected_au.items():
+        moment = timescale.tdb(2018, 7, day)
+        sky = ephemeris([station], moment.utc_datetime(), 60.0)
+        inertial_m = itrs.rotation_at(moment).T @ sky.position_m(0.0)[0]
+        assert np.abs(inertial_m - np.array(there_au) * AU_M).max() < TWO_METRES
+
+
+def test_leaving_out_ut1_would_displace_a_satellite_by_the_earths_turn():
+    start = datetime(2022, 2, 22, 13, tzinfo=UTC)
+    _, _, with_ut1, _ = turns(start, np.zeros(1))
+    none = EarthOrientation(np.array([MJD, MJD + 1]), np.zeros(2), np.zeros(2), np.zeros(2))
+    _, _, without, _ = turns(start, np.zeros(1), none)
+    over_the_equator_m = np.array([6_928_137.0, 0.0, 0.0])
+    apart_m = np.linalg.norm(with_ut1[0] @ over_the_equator_m - without[0] @ over_the_equator_m)
+    ut1_minus_utc_s = float(load.timescale(builtin=True).from_datetime(start).dut1)
+    assert apart_m == pytest.approx(abs(ut1_minus_utc_s) * EARTH_ROTATION_RAD_S * 6_928_137.0, rel=1e-3)
+    assert 30.0 < apart_m < 70.0
 
 
 def test_turning_matrices_are_rotations_and_turn_once_in_a_sidereal_day():
