@@ -71,7 +71,7 @@ class Ephemeris:
         Returns m and m/s, both (n_satellites, 3) for one time and (n_satellites, n_times, 3) for an array of them, as
         views of arrays in which the satellites are side by side. A tenth of a segment beyond the window's ends the
         default segments still hold to a centimetre. Raises ValueError for times further outside.
-        Checked by tests/test_orbit.py against sgp4 (1 mm) and skyfield (1 m).
+        Checked by tests/test_orbit.py against sgp4 and skyfield (1 mm each).
         """
         times_s = self._checked(t_s)
         states = np.empty((2, times_s.size, 3, len(self.satellites)))
