@@ -482,4 +482,16 @@ def read_anything(path, data, broken):
     for satellite in satellites:
         satellite.name.encode()
         assert 1950 < satellite.epoch_utc.year < 2100
-        assert satellite.satrec().error == 0
+        model = satellite.satrec()
+        assert model.error == 0
+        assert model.no_kozai == pytest.approx(satellite.mean_motion_rev_day * np.pi / 720.0, rel=1e-14)
+        assert model.ecco == satellite.eccentricity
+        for angle_rad, angle_deg in (
+            (model.inclo, satellite.inclination_deg),
+            (model.nodeo, satellite.raan_deg),
+            (model.argpo, satellite.argument_of_perigee_deg),
+            (model.mo, satellite.mean_anomaly_deg),
+        ):
+            assert angle_rad == pytest.approx(np.radians(angle_deg), rel=1e-14)
+        assert model.bstar == pytest.approx(satellite.bstar, rel=1e-14)
+        assert (model.jdsatepoch, model.jdsatepochF) == (satellite.epoch_jd, satellite.epoch_fr)

@@ -2,8 +2,8 @@
 
 A shell is where altitude and inclination are crowded; a plane is where, in a shell, the nodes are. Elements of
 different epochs are compared at one common instant, to which node and argument of latitude are brought by their secular
-rates under J2 (Hoots and Roehrich, Spacetrack Report 3: the first-order terms of SGP4), in closed form. Within three
-days that is right to a few hundredths of a degree for satellites that keep their orbits, which is all that is needed.
+rates under J2 (Hoots and Roehrich, Spacetrack Report 3: the first-order terms of SGP4), in closed form. After three
+days that is a few hundredths of a degree from SGP4's own rates, and half a degree near the equator.
 
 Altitudes are those of the mean orbit: SGP4's own semi-major axis, recovered from the mean motion of the element set
 (which is Kozai's), less the equatorial radius of WGS72, 6,378.135 km. Kepler's law applied to the element set's own
@@ -278,7 +278,7 @@ def warn_of_age(satellites: Sequence[Satellite], at_utc: str | datetime, stackle
         f"{OLD_DAYS:g} days from it, the furthest, {satellites[oldest].name}, {abs(days[oldest]):.1f} days; expect "
         f"positions wrong by {more}{error_m / KILO:.0f} km at the median, by ten times that where satellites manoeuvre",
         TleWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=stacklevel,
     )
 
 

@@ -84,8 +84,11 @@ class Satellite:
 
     def satrec(self) -> Satrec:
         """The satellite as the sgp4 package models it, gravity model WGS72."""
-        if self.line1:
-            return Satrec.twoline2rv(self.line1, self.line2)
+        model = Satrec.twoline2rv(self.line1, self.line2) if self.line1 else self._initialised()
+        model.jdsatepoch, model.jdsatepochF = self.epoch_jd, self.epoch_fr  # sgp4 keeps eight digits of a day, or fewer
+        return model
+
+    def _initialised(self) -> Satrec:
         model = Satrec()
         days = self.epoch_jd - SGP4_EPOCH_JD + self.epoch_fr
         revolution = 2.0 * math.pi / MINUTES_PER_DAY
@@ -104,7 +107,6 @@ class Satellite:
             self.mean_motion_rev_day * revolution,
             math.radians(self.raan_deg),
         )
-        model.jdsatepoch, model.jdsatepochF = self.epoch_jd, self.epoch_fr  # their sum was a microsecond off
         return model
 
 
@@ -117,15 +119,20 @@ class _Column(NamedTuple):
     pattern: str
     low: float = 0.0
     high: float = 0.0
+    may_be_blank: bool = False
 
 
 _DECIMAL = r" *\d*\.\d*"
+_POWERS = r"[ +-][ \d]{5}[ +-]\d"
 _COLUMNS = {  # by line; columns counted from 1, as CelesTrak's "NORAD Two-Line Element Set Format" does
     1: (
         _Column(19, 20, "epoch year", r"[ \d]\d", 0, 99),
         _Column(21, 32, "epoch day", _DECIMAL, 1, 367),
         _Column(34, 43, "first derivative of mean motion", r" *[+-]? *\.\d+", -1, 1),
-        _Column(54, 61, "drag term", r"[ +-][ \d]{5}[ +-]\d"),
+        _Column(45, 52, "second derivative of mean motion", _POWERS),
+        _Column(54, 61, "drag term", _POWERS),
+        _Column(63, 63, "ephemeris type", r"[ \d]", may_be_blank=True),
+        _Column(65, 68, "element set number", r"[ \d]*", may_be_blank=True),
     ),
     2: (
         _Column(9, 16, "inclination", _DECIMAL, 0, 180),
@@ -134,19 +141,23 @@ _COLUMNS = {  # by line; columns counted from 1, as CelesTrak's "NORAD Two-Line 
         _Column(35, 42, "argument of perigee", _DECIMAL, 0, 360),
         _Column(44, 51, "mean anomaly", _DECIMAL, 0, 360),
         _Column(53, 63, "mean motion", _DECIMAL, 1e-6, 20),
+        _Column(64, 68, "revolution number", r"[ \d]*", may_be_blank=True),
     ),
 }
-
+_BLANK = {1: (2, 9, 18, 33, 44, 53, 62, 64), 2: (2, 8, 17, 26, 34, 43, 52)}  # sgp4 reads other numbers where one is not
 
 # A line in the layout that every large catalogue has; any other is looked at column by column, which takes ten times as
 # long and finds the words for what is wrong with it. The plain way gives the same satellite: tests/test_tle.py.
-_USUAL_1 = re.compile(r"1 .{16}\d\d(?=.{3}\.) *\d+\.\d{8} [ +-]\.\d{8} .{8} [ +-][ \d]{5}[ +-]\d [^46].{6}", re.ASCII)
 _ANGLE = r"(?=.{3}\.) *\d+\.\d{4} "
-_USUAL_2 = re.compile(r"2 .{6}" + 2 * _ANGLE + r"\d{7} " + 2 * _ANGLE + r"(?=..\.) *\d+\.\d{8}.{6}", re.ASCII)
-_POWER = re.compile(r"[ +-][ \d]{5}[ +-]\d", re.ASCII)
-_WORTH = bytes(
-    int(chr(c)) if chr(c) in "0123456789" else c == ord("-") for c in range(256)
-)  # of a checksum's characters
+_USUAL = {
+    1: re.compile(
+        r"1 [ -~]{6} [ -~]{8} \d\d(?=.{3}\.) *\d+\.\d{8} [ +-]\.\d{8} " + 2 * (_POWERS + " ") + r"[ 0-35] [ \d]{4}.",
+        re.ASCII,
+    ),
+    2: re.compile(r"2 [ -~]{5} " + 2 * _ANGLE + r"\d{7} " + 2 * _ANGLE + r"(?=..\.) *\d+\.\d{8}[ \d]{5}.", re.ASCII),
+}
+# What a character adds to a checksum: a digit itself, a minus 1, any other nothing.
+_WORTH = bytes(int(chr(c)) if chr(c) in "0123456789" else c == ord("-") for c in range(256))
 
 
 def read_tle(path: str | Path, broken: Broken = "skip", name: str = "") -> list[Satellite]:
@@ -294,7 +305,7 @@ def _printable(text: str) -> str:
 
 def _usual(name: str, line_1: str, line_2: str) -> Satellite | None:
     """The satellite of two lines in the usual layout; None where a closer look is needed."""
-    if not (_USUAL_1.fullmatch(line_1) and _USUAL_2.fullmatch(line_2) and line_1.isascii() and line_2.isascii()):
+    if not (_USUAL[1].fullmatch(line_1) and _USUAL[2].fullmatch(line_2)):
         return None
     if line_1[68] != _checksum(line_1) or line_2[68] != _checksum(line_2):
         return None
@@ -312,8 +323,8 @@ def _usual(name: str, line_1: str, line_2: str) -> Satellite | None:
 
 
 def _checksum(line: str) -> str:
-    """The last character that an ASCII element line should have."""
-    return str(sum(line[:68].encode().translate(_WORTH)) % 10)
+    """The last character that an element line should have."""
+    return str(sum(line[:68].encode("ascii", "replace").translate(_WORTH)) % 10)
 
 
 def _fault(which: int, line: str, name: str) -> str | None:
@@ -332,10 +343,14 @@ def _fault(which: int, line: str, name: str) -> str | None:
     for column in _COLUMNS[which]:
         text = line[column.first - 1 : column.last]
         where = f"{column.name} (columns {column.first}-{column.last})"
-        if not re.fullmatch(column.pattern, text) or not any(c.isdigit() for c in text):
+        empty = not any(c.isdigit() for c in text)
+        if not re.fullmatch(column.pattern, text) or (empty and not column.may_be_blank):
             return f"{says} has {text!r} for the {where}: {line}"
         if column.high and not column.low <= float(text.replace(" ", "")) <= column.high:
             return f"{says} has {text!r} for the {where}, expected {column.low:g} to {column.high:g}: {line}"
+    for column_number in _BLANK[which]:
+        if line[column_number - 1] != " ":
+            return f"{says} has {line[column_number - 1]!r} in column {column_number}, expected a blank: {line}"
     kind = line[62]
     if which == 1 and kind.isdigit() and int(kind) in omm.OTHER_THEORIES:
         return f"{says} has ephemeris type {kind}, elements of {omm.OTHER_THEORIES[int(kind)]}, not SGP4's: {line}"
@@ -404,7 +419,5 @@ def _new_year_jd(year: int) -> float:
 
 def _power(text: str) -> float:
     """A field of five digits behind an unwritten point and a power of ten, as in "-11606-4"; blanks are 0."""
-    if not _POWER.fullmatch(text):
-        return 0.0
     digits, exponent = text[1:6].replace(" ", "0"), text[6:8].replace(" ", "0")
     return float(f"{text[0].strip()}0.{digits}e{exponent}")
