@@ -227,6 +227,13 @@ def test_spares_and_empty_slots_are_told_from_holders():
     assert [holder.name for holder in plane.holders if holder] == [s.name for s in lacking]
 
 
+def test_satellites_that_stand_anywhere_show_little_evenness():
+    rng = np.random.default_rng(1)
+    found = [catalogue._slots(u, *catalogue._slot_counts([u]))[2] for u in rng.uniform(0.0, 360.0, (100, 20))]
+    assert 0.3 < np.median(found) < 0.5
+    assert max(found) < 0.7
+
+
 def test_nearly_full_planes_of_the_snapshot_have_eighteen_slots(snapshot):
     """15 planes of 14 to 19, 242 satellites; one more is alone in its plane."""
     [shell] = shells(select(snapshot, "STARLINK"))
@@ -382,7 +389,7 @@ def test_expected_errors_are_those_measured_on_starlinks_history(shared):
         assert np.percentile(error[near], 75) > 1.5 * expected_error_m(days), "the tail of those that manoeuvre"
 
 
-def test_a_year_between_two_lists_is_worth_nothing(shared):
+def test_elements_two_years_old_are_worth_nothing(shared):
     """Satellites in both lists of 2023 and 2025: the older elements put them anywhere on their orbits, or refuse."""
     old = {s.number: s for s in read_tle(shared / "tle" / "active-2023-08-22.tle", name="ONEWEB")}
     errors_km = []

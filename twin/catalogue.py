@@ -65,7 +65,7 @@ class Plane:
     holders                   of each slot: the satellite that stands nearest to its middle; None where it is empty
     spares                    those that hold no slot: doubles close to a holder, and whoever stands between slots
     evenness                  how well the slots account for the satellites: 1 when all stand in the middles of slots,
-                              about 1 / sqrt(n) for n satellites anywhere
+                              about sqrt(ln(2 n) / n), 0.4 for 20 satellites, when they stand anywhere
     """
 
     raan_deg: float
