@@ -17,7 +17,6 @@ from datetime import date
 from typing import Any, NamedTuple
 from xml.parsers import expat
 
-from twin.errors import TleError
 from twin.units import SECONDS_PER_DAY
 
 FIRST_YEAR, LAST_YEAR = 1957, 2099  # of an epoch: the first satellite, and as far as SGP4's calendar arithmetic holds
@@ -25,6 +24,10 @@ ORDINAL_JD = 1_721_424.5  # Julian date of the midnight before day 1 of datetime
 OTHER_THEORIES = {4: "SGP4-XP", 6: "special perturbations"}  # by ephemeris type; those of SGP4 say 0, or 2
 
 Found = Mapping[str, Any] | str  # the fields of one message, or what is wrong with it
+
+
+class NotThatForm(ValueError):
+    """The text as a whole is not of the form that its beginning promises."""
 
 
 class _Number(NamedTuple):
@@ -80,14 +83,19 @@ def form_of(text: str) -> str | None:
 def messages(text: str, form: str) -> Iterator[tuple[str, Found]]:
     """Of each message: where it stands, and its fields by keyword, or what is wrong with it.
 
-    Raises TleError (without the name of the file) where the text is not of that form at all.
+    Raises NotThatForm where it breaks off or is something else.
     """
     return {"json": _json, "csv": _csv, "xml": _xml, "kvn": _kvn}[form](text)
 
 
+def name_of(fields: Mapping[str, Any]) -> str:
+    """The satellite's name as the message gives it; empty where it has none."""
+    return _text(fields.get("OBJECT_NAME"))
+
+
 def elements(fields: Mapping[str, Any]) -> dict[str, Any] | str:
     """The checked values of one message, named as twin.tle.Satellite names them, or what is wrong with them."""
-    name = _text(fields.get("OBJECT_NAME"))
+    name = name_of(fields)
     says = f"OMM of {name[:69]!r}" if name else "OMM"
     for key, accepted in _ONLY.items():
         said = _text(fields.get(key)) or accepted[0]
@@ -148,7 +156,7 @@ def _json(text: str) -> Iterator[tuple[str, Found]]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise TleError(f"is not JSON: {error}") from None
+        raise NotThatForm(f"is not JSON: {error}") from None
     for number, fields in enumerate(found if isinstance(found, list) else [found], start=1):
         yield (
             f"record {number}",
@@ -164,7 +172,7 @@ def _csv(text: str) -> Iterator[tuple[str, Found]]:
         try:
             row = next(rows, None)
         except csv.Error as error:
-            raise TleError(f"is not CSV at line {rows.line_num}: {error}") from None
+            raise NotThatForm(f"is not CSV at line {rows.line_num}: {error}") from None
         if row is None:
             return
         if not keys:
@@ -189,7 +197,7 @@ def _xml(text: str) -> Iterator[tuple[str, Found]]:
         nonlocal began, depth
         tag = tag.rpartition(":")[2]
         if not depth and tag not in ("ndm", "omm"):
-            raise TleError(f"is XML, but of <{tag[:69]}> where <ndm> or <omm> was expected")
+            raise NotThatForm(f"is XML, but of <{tag[:69]}> where <ndm> or <omm> was expected")
         depth += 1
         if tag in ("omm", "segment"):
             began = parser.CurrentLineNumber
@@ -207,7 +215,7 @@ def _xml(text: str) -> Iterator[tuple[str, Found]]:
         words.clear()
 
     def refuse(*_: object) -> None:
-        raise TleError(
+        raise NotThatForm(
             "declares a document type (DOCTYPE), as web pages do and an OMM does not: it is not read further"
         )
 
@@ -217,7 +225,7 @@ def _xml(text: str) -> Iterator[tuple[str, Found]]:
     try:
         parser.Parse(text.encode("utf-8", "replace"), True)
     except expat.ExpatError as error:
-        raise TleError(f"is not well-formed XML: {error}") from None
+        raise NotThatForm(f"is not well-formed XML: {error}") from None
     return iter(found)
 
 

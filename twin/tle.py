@@ -217,10 +217,10 @@ def _parse(text: str, source: str, broken: Broken, wanted: str) -> list[Satellit
                     satellites.append(found)
                 continue
             if broken == "refuse":
-                raise TleError(f", {where}: {found}")
+                raise TleError(f"{source}, {where}: {found}")
             faults.append(f"{where}: {found}")
-    except TleError as error:
-        raise TleError(f"{source}{'' if str(error).startswith(',') else ' '}{error}") from None
+    except omm.NotThatForm as error:
+        raise TleError(f"{source} {error}") from None
     if not satellites:
         of = f" of a satellite whose name contains {wanted!r}" if wanted else ""
         raise TleError(f"{source} holds no usable element set{of}" + (f"; {faults[0]}" if faults else ""))
@@ -237,14 +237,14 @@ def _each_message(text: str, form: str, wanted: str) -> Iterator[tuple[str, Sate
         if isinstance(fields, str):
             yield where, fields
             continue
-        name = _printable(str(fields.get("OBJECT_NAME") or ""))
+        name = _printable(omm.name_of(fields))
         if name and wanted not in name.casefold():
             continue
         values = omm.elements(fields)
         if isinstance(values, str):
             yield where, _printable(values)
             continue
-        values["name"] = _printable(values["name"]) or str(values["number"])
+        values["name"] = name or str(values["number"])
         yield where, _flyable(Satellite(**values))
 
 
