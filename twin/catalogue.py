@@ -253,8 +253,8 @@ def median_epoch_utc(satellites: Sequence[Satellite]) -> datetime:
 def expected_error_m(age_days: float | np.ndarray) -> float | np.ndarray:
     """Median error in position of elements of that age, any shape; beyond two weeks that of two weeks, and more.
 
-    Measured on Starlink satellites of 550 km, which manoeuvre; a tail of them is ten times as far off, and one that
-    drifts in silence may be better. Before the epoch it is about half.
+    Measured on Starlink satellites at 550 km, which manoeuvre: one in ten is three times as far off, the worst more
+    than ten times. Before the epoch it is about half.
     """
     return np.interp(np.abs(age_days), AGE_DAYS, AGE_ERROR_M)
 
@@ -276,7 +276,7 @@ def warn_of_age(satellites: Sequence[Satellite], at_utc: str | datetime, stackle
         f"the window is {_away(median_days)} the median epoch of its elements "
         f"({median_epoch_utc(satellites):%Y-%m-%dT%H:%MZ}): {int(old.sum())} of {len(days)} sets are more than "
         f"{OLD_DAYS:g} days from it, the furthest, {satellites[oldest].name}, {abs(days[oldest]):.1f} days; expect "
-        f"positions wrong by {more}{error_m / KILO:.0f} km at the median, by ten times that where satellites manoeuvre",
+        f"positions wrong by {more}{error_m / KILO:.0f} km at the median, by up to ten times that where one manoeuvres",
         TleWarning,
         stacklevel=stacklevel,
     )
