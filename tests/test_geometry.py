@@ -11,6 +11,7 @@ from skyfield.api import EarthSatellite, load, wgs84
 
 from twin import geometry
 from twin.catalogue import select
+from twin.fitting import nodes
 from twin.geometry import (
     Site,
     beam_angles_deg,
@@ -22,7 +23,7 @@ from twin.geometry import (
     terminal_axes,
     unit_vector,
 )
-from twin.orbit import NODES, TO_POWERS, Ephemeris, ephemeris
+from twin.orbit import Ephemeris, ephemeris
 from twin.tle import Satellite, TleWarning, read_tle
 from twin.units import EARTH_MU_M3_S2, SPEED_OF_LIGHT_M_S, WGS84_RADIUS_M
 
@@ -140,15 +141,33 @@ def test_the_look_kernel_equals_plain_numpy_compiled_and_plain():
     line_m = position_m - site.position_m
     east_m, north_m, up_m = site.axes @ line_m.T
     distance_m = np.linalg.norm(line_m, axis=1)
+    rate_m_s = (line_m * velocity_m_s).sum(axis=1) / distance_m
     expected = (
-        np.arcsin(up_m / distance_m),
-        np.arctan2(east_m, north_m),
+        np.degrees(np.arcsin(up_m / distance_m)),
+        np.degrees(np.arctan2(east_m, north_m)) % 360.0,
         distance_m,
-        (line_m * velocity_m_s).sum(axis=1) / distance_m,
+        rate_m_s,
+        -2e9 * rate_m_s / SPEED_OF_LIGHT_M_S,
+        distance_m / SPEED_OF_LIGHT_M_S,
     )
-    for kernel in (geometry.horizontal, geometry.horizontal.py_func):
-        for got, wanted in zip(kernel(position_m, velocity_m_s, site.position_m, site.axes), expected, strict=True):
-            np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12)
+    states = np.concatenate([position_m.T, velocity_m_s.T])
+    for kernel in (geometry.topocentric, geometry.topocentric.py_func):
+        got = np.empty((6, 50))
+        kernel(*states, site.position_m, site.axes, 2e9, *got)
+        for one, other in zip(got, expected):
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-10)
+
+
+def test_the_angle_kernel_is_arctan2_to_the_last_digits():
+    rng = np.random.default_rng(2)
+    y, x = rng.normal(size=(2, 10_000))
+    y[:10], x[10:20] = 0.0, 0.0
+    got = np.array([geometry.arctan2(*pair) for pair in zip(y, x)])
+    np.testing.assert_allclose(got, np.arctan2(y, x), rtol=0.0, atol=5e-16)
+    assert geometry.arctan2(0.0, 0.0) == geometry.arctan2.py_func(0.0, 1.0) == 0.0
+    assert np.isnan(geometry.arctan2(np.nan, 1.0))
+    assert np.isnan(geometry.arctan2(1.0, np.nan))
+    assert geometry.arctan2.py_func(-1.0, -1.0) == pytest.approx(-0.75 * np.pi, abs=5e-16)
 
 
 def test_states_off_the_wire_are_looked_at_as_they_are():
@@ -227,7 +246,7 @@ def circular_sky(radius_m, inclination_deg, seconds, turn_rad_s=0.0):
     rate_rad_s = np.sqrt(EARTH_MU_M3_S2 / radius_m**3)
     segment_s = 100.0
     n_segments = int(seconds / segment_s)
-    t_s = (np.arange(n_segments)[:, None] + 0.5 * (1.0 + NODES)) * segment_s
+    t_s = (np.arange(n_segments)[:, None] + 0.5 * (1.0 + nodes(8))) * segment_s
     angle_rad, inclination_rad = rate_rad_s * (t_s - seconds / 2), np.radians(inclination_deg)
     x, y = np.cos(angle_rad), np.sin(angle_rad) * np.cos(inclination_rad)
     turned_rad = turn_rad_s * (t_s - seconds / 2)
@@ -235,10 +254,10 @@ def circular_sky(radius_m, inclination_deg, seconds, turn_rad_s=0.0):
     position_m = radius_m * np.stack(
         [cosine * x + sine * y, cosine * y - sine * x, np.sin(angle_rad) * np.sin(inclination_rad)], axis=1
     )
-    coefficients_m = (position_m @ TO_POWERS.T)[None]
+    coefficients_m = (position_m @ np.linalg.inv(np.vander(nodes(8), increasing=True)).T)[..., None]
     circle = Satellite("CIRCLE", 1, 2_459_632.5, 0.0, 15.0, 0.0, 53.0, 0.0, 0.0, 0.0)
     return Ephemeris(
-        (circle,), datetime(2022, 2, 22, tzinfo=UTC), seconds, segment_s, coefficients_m, np.zeros(1, "u1")
+        (circle,), datetime(2022, 2, 22, tzinfo=UTC), seconds, segment_s, coefficients_m, np.zeros(1, "u1"), np.zeros(1)
     )
 
 
@@ -394,19 +413,22 @@ def test_the_pass_kernels_give_the_same_uncompiled():
     sky = circular_sky(WGS84_RADIUS_M + 600e3, 90.0, 2_000.0)
     site = Site(latitude_deg=0.0, longitude_deg=2.0)
     where = site.position_m, site.axes[2]
-    arguments = sky.coefficients_m[0], 100.0, 2_000.0, 30.0, *where, 0.5
+    arguments = sky.coefficients_m[..., 0].copy(), 100.0, 2_000.0, 30.0, *where, 0.5
     np.testing.assert_allclose(
         geometry.passes_of_one.py_func(*arguments), geometry.passes_of_one(*arguments), rtol=0.0, atol=1e-9
     )
     for t_s in (0.0, 950.0, 2_000.0):
-        sine, rate = geometry.sine_elevation.py_func(sky.coefficients_m[0], 100.0, t_s, *where)
-        assert geometry.sine_elevation(sky.coefficients_m[0], 100.0, t_s, *where) == pytest.approx((sine, rate))
+        sine, rate = geometry.sine_elevation.py_func(sky.coefficients_m[..., 0].copy(), 100.0, t_s, *where)
+        assert geometry.sine_elevation(sky.coefficients_m[..., 0].copy(), 100.0, t_s, *where) == pytest.approx(
+            (sine, rate)
+        )
         seen = look(sky, latitude_deg=0.0, longitude_deg=2.0, t_s=t_s)
         assert sine == pytest.approx(np.sin(np.radians(seen.elevation_deg[0])), abs=1e-12)
         step_s = 0.01
         ahead, behind = (
-            geometry.sine_elevation(sky.coefficients_m[0], 100.0, t_s + sign * step_s, *where)[0] for sign in (1, -1)
+            geometry.sine_elevation(sky.coefficients_m[..., 0].copy(), 100.0, t_s + sign * step_s, *where)[0]
+            for sign in (1, -1)
         )
         assert rate == pytest.approx((ahead - behind) / (2 * step_s), rel=1e-4, abs=1e-9)
-    crossing = sky.coefficients_m[0], 100.0, 500.0, 1_000.0, *where, 0, 0.5
+    crossing = sky.coefficients_m[..., 0].copy(), 100.0, 500.0, 1_000.0, *where, 0, 0.5
     assert geometry.crossing_s.py_func(*crossing) == pytest.approx(geometry.crossing_s(*crossing), abs=1e-9)

@@ -13,12 +13,17 @@ from skyfield.framelib import itrs
 from skyfield.sgp4lib import theta_GMST1982
 
 from twin.catalogue import select
-from twin.orbit import ephemeris, evaluate, track
+from twin.orbit import Rolling, combine, ephemeris, evaluate, pieces, states_at, track
 from twin.tle import TleWarning, parse_tle, read_tle
 
 ROOT = Path(__file__).resolve().parents[1]
 START = "2022-02-22T13:00:00Z"
 HOUR_S = 3_600.0
+KINK = "2025-07-27T21:00:00Z"  # drag brings this satellite's mean eccentricity to SGP4's least within the next hour
+KINKED = """\
+1 52285U 22041AA  25208.03188884  .01481710  00000+0  72541-2 0  9990
+2 52285  53.2204  34.6434 0000130 188.4613 303.5997 15.78854627181637
+"""
 
 ONE_MILLIMETRE = 1e-3
 ONE_CENTIMETRE = 1e-2
@@ -33,7 +38,7 @@ def satellites():
 
 @pytest.fixture(scope="module")
 def sky(satellites):
-    return ephemeris(satellites, START, 2 * HOUR_S)
+    return ephemeris(satellites, START, 2 * HOUR_S, segment_s=300.0)
 
 
 @pytest.fixture(scope="module")
@@ -126,19 +131,27 @@ def test_segment_covers_the_time_it_was_asked_for(sky, t_s, middle_s):
     np.testing.assert_array_equal(sky.segment(0, t_s)[1], [middle_s, 150.0])
 
 
-def test_the_kernel_equals_numpys_polynomials_compiled_and_plain():
+def test_the_kernels_equal_numpys_polynomials_compiled_and_plain():
     rng = np.random.default_rng(3)
-    coefficients_m = rng.normal(size=(2, 3, 3, 8))
+    coefficients_m = rng.normal(size=(3, 3, 8, 5))  # segments, axes, powers, satellites
     t_s = np.array([0.0, 9.0, 10.0, 25.0, 31.0])
-    expected, slope = np.empty((2, 5, 3)), np.empty((2, 5, 3))
-    for i, j, axis in np.ndindex(expected.shape):
+    expected = np.empty((2, 5, 3, 5))
+    for j, axis, i in np.ndindex(expected.shape[1:]):
         k = min(int(t_s[j] // 10.0), 2)
-        polynomial = np.polynomial.Polynomial(coefficients_m[i, k, axis], domain=[10.0 * k, 10.0 * (k + 1)])
-        expected[i, j, axis], slope[i, j, axis] = polynomial(t_s[j]), polynomial.deriv()(t_s[j])
+        polynomial = np.polynomial.Polynomial(coefficients_m[k, axis, :, i], domain=[10.0 * k, 10.0 * (k + 1)])
+        expected[:, j, axis, i] = polynomial(t_s[j]), polynomial.deriv()(t_s[j])
     for kernel in (evaluate, evaluate.py_func):
-        position, velocity = kernel(coefficients_m, 5.0, 5.0, t_s)
-        np.testing.assert_allclose(position, expected, rtol=1e-12)
-        np.testing.assert_allclose(velocity, slope, rtol=1e-12)
+        got = kernel(coefficients_m[..., 2].copy(), 5.0, 5.0, t_s)
+        np.testing.assert_allclose(got, expected[..., 2], rtol=1e-12)
+    for kernel in (states_at, states_at.py_func):
+        got = np.empty((2, 5, 3, 5))
+        kernel(coefficients_m, 0.0, 10.0, t_s, got)
+        np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-12)
+    rows, weights = coefficients_m[:1], rng.normal(size=8)
+    for kernel in (combine, combine.py_func):
+        got = np.empty(3)
+        kernel(rows, 0, 1, 2, 5, weights, got)
+        np.testing.assert_allclose(got, weights @ rows[0, 1, :, 2:5], rtol=1e-12)
 
 
 def test_a_satellite_that_sgp4_cannot_propagate_is_a_row_of_nan_with_its_code(satellites):
@@ -177,16 +190,18 @@ def test_a_window_far_from_the_elements_warns_and_a_near_one_does_not(some):
     ("change", "reason"),
     [
         ({"satellites": []}, "at least one satellite"),
-        ({"seconds": 0.0}, "must be greater than 0, got 0 and 300"),
-        ({"seconds": float("nan")}, "must be greater than 0"),
-        ({"segment_s": -1.0}, "must be greater than 0"),
+        ({"seconds": 0.0}, "seconds must be greater than first_s"),
+        ({"seconds": float("nan")}, "seconds must be greater than first_s"),
+        ({"segment_s": -1.0}, "segment_s than 0, got 60, 0 and -1.0"),
+        ({"error_m": 1e-6}, "error_m must be 2e-05 or more"),
+        ({"first_s": 60.0}, "got 60, 60 and"),
         ({"start": "2022-02-22T13:00:00"}, "must say its offset from UTC"),
         ({"start": "yesterday"}, "yesterday"),
     ],
 )
 def test_a_window_that_cannot_be_built_is_refused(some, change, reason):
     with pytest.raises(ValueError, match=reason):
-        ephemeris(**{"satellites": some, "start": START, "seconds": 60.0, "segment_s": 300.0, **change})
+        ephemeris(**{"satellites": some, "start": START, "seconds": 60.0, **change})
 
 
 @pytest.mark.parametrize("t_s", [-31.0, 7_231.0, float("nan")])
@@ -212,3 +227,129 @@ def test_deep_space_satellites_fly_too():
     t_s = np.array([1.0, 1_000.0, 3_599.0])
     expected_m = by_sgp4(satellite, sky.start_utc, t_s)
     assert np.linalg.norm(sky.position_m(t_s)[0] - expected_m, axis=-1).max() < ONE_MILLIMETRE
+
+
+MIXED = """\
+EGYPTSAT 1
+1 31117U 07012A   08020.34612120  .00000134  00000+0  30041-4 0  9996
+2 31117 098.0526 093.9121 0007060 062.5327 010.6720 14.69443713 40823
+MOLNIYA 2-14
+1 08195U 75081A   06176.33215444  .00000099  00000-0  11873-3 0   813
+2 08195  64.1586 279.0717 6877146 264.7651  20.2257  2.00491383225656
+SHORT AND ECCENTRIC
+1 16925U 86065D   06151.67415771  .02550794 -30915-6  18784-3 0  4486
+2 16925  62.0906 295.0239 5596327 245.1593  47.9690  4.88511875148616
+"""  # the last two from sgp4's own verification sets
+
+
+@pytest.mark.parametrize(
+    ("error_m", "degree", "shortest_s", "longest_s"),
+    [(100.0, 3, 360, 450), (1.0, 7, 600, 1200), (1e-3, 7, 360, 450), (2e-5, 11, 450, 900)],
+)
+def test_degree_and_segments_follow_from_the_error_and_keep_it(some, error_m, degree, shortest_s, longest_s):
+    sky = ephemeris(some, START, HOUR_S, error_m=error_m)
+    assert sky.coefficients_m.shape[2] == degree + 1
+    assert shortest_s <= sky.segment_s <= longest_s
+    flown = np.flatnonzero(sky.error_code == 0)
+    assert (sky.fit_error_m[flown] <= error_m).all()
+    t_s = np.random.default_rng(5).uniform(0.0, HOUR_S, 9).round(6)
+    got = sky.position_m(t_s)
+    for i in flown[::6]:
+        assert np.linalg.norm(got[i] - by_sgp4(some[i], sky.start_utc, t_s), axis=-1).max() < error_m
+
+
+def test_the_bound_holds_where_eccentric_orbits_are_lowest():
+    for_rows = parse_tle(with_checksums(MIXED), broken="refuse")
+    for satellite in for_rows[1:]:
+        perigee_s = (360.0 - satellite.mean_anomaly_deg) / 360.0 / satellite.mean_motion_rev_day * 86_400.0
+        start = satellite.epoch_utc + timedelta(seconds=perigee_s - 600.0)
+        sky = ephemeris([satellite], start, 1_200.0)
+        assert sky.error_code[0] == 0
+        assert sky.fit_error_m[0] <= ONE_MILLIMETRE
+        t_s = np.linspace(0.0, 1_200.0, 41).round(3)
+        miss_m = np.linalg.norm(sky.position_m(t_s)[0] - by_sgp4(satellite, sky.start_utc, t_s), axis=-1)
+        assert miss_m.max() < ONE_CENTIMETRE  # by_sgp4 counts in microseconds: 1e-6 s of 10 km/s are a centimetre
+    finer = ephemeris(for_rows[2:], start, 1_200.0, error_m=1e-4)
+    assert finer.coefficients_m.shape[2] == 12
+    assert finer.fit_error_m[0] <= 1e-4
+
+
+def with_checksums(text):
+    lines = text.splitlines()
+    sums = {line: str(sum(int(c) if c.isdigit() else c == "-" for c in line[:68]) % 10) for line in lines}
+    return "\n".join(line[:68].ljust(68) + sums[line] if line[:2] in ("1 ", "2 ") else line for line in lines)
+
+
+def test_given_segments_are_taken_as_they_are(some):
+    sky = ephemeris(some, START, HOUR_S, segment_s=900.0)
+    assert sky.coefficients_m.shape[:3] == (4, 3, 8)
+    assert np.nanmax(sky.fit_error_m) > ONE_MILLIMETRE  # and it says so
+
+
+def test_a_path_with_a_kink_is_named_and_no_segment_is_too_long_for_the_others(some):
+    [kinked] = parse_tle(f"STARLINK-3775\n{KINKED}", broken="refuse")
+    with warnings.catch_warnings(action="ignore", category=TleWarning):  # some are old here
+        expected_s = ephemeris(some, KINK, HOUR_S).segment_s
+    with pytest.warns(TleWarning, match=r"1 of 52 satellites are not met within 0\.001 m.*STARLINK-3775 0\.2 m"):
+        sky = ephemeris([*some, kinked], KINK, HOUR_S)
+    assert sky.segment_s == expected_s
+    assert 0.1 < sky.fit_error_m[-1] < 0.5
+
+
+def test_pieces_are_the_window_cut_up(some):
+    whole = ephemeris(some, START, 2 * HOUR_S, segment_s=300.0)
+    parts = list(pieces(some, START, 2 * HOUR_S, piece_s=HOUR_S / 2, segment_s=300.0))
+    assert [(part.first_s, part.seconds) for part in parts] == [(0, 1800), (1800, 3600), (3600, 5400), (5400, 7200)]
+    t_s = np.array([1_810.0, 2_000.0, 3_599.0])
+    np.testing.assert_allclose(parts[1].position_m(t_s), whole.position_m(t_s), rtol=0.0, atol=1e-6)
+    np.testing.assert_array_equal(parts[1].segment(3, 2_000.0)[1], [1_950.0, 150.0])
+    np.testing.assert_allclose(parts[1].segment(3, 2_000.0)[0], whole.segment(3, 2_000.0)[0], rtol=0.0, atol=1e-5)
+    with pytest.raises(ValueError, match="from 1800 to 3600 s"):
+        parts[1].state(0.0)
+
+
+def test_a_rolling_ephemeris_gives_the_same_bits_whenever_it_is_asked_and_keeps_three_pieces(some):
+    forward, back = Rolling(some, START, piece_s=600.0), Rolling(some, START, piece_s=600.0)
+    times_s = [0.0, 100.0, 599.9, 600.0, 1_300.0, 2_900.0, 100_000.0]
+    seen = {t_s: forward.state(t_s)[0].tobytes() for t_s in times_s}
+    for t_s in reversed(times_s):
+        assert back.state(t_s)[0].tobytes() == seen[t_s]
+        assert len(back._made) <= 3
+    assert forward.at(700.0).first_s == 600.0
+    with pytest.raises(ValueError, match="0 or more"):
+        forward.at(-1.0)
+    forward.close()
+    back.close()
+
+
+def test_the_next_piece_is_made_ahead_of_time(some):
+    rolling = Rolling(some[:3], START, piece_s=600.0)
+    rolling.at(299.0)
+    assert list(rolling._made) == [0]
+    rolling.at(301.0)
+    assert list(rolling._made) == [0, 1]
+    rolling._made[1].result(timeout=60)
+    rolling.close()
+
+
+def test_sgp4s_own_velocity_is_skyfields_and_is_not_the_derivative(some):
+    sky = ephemeris(some, START, HOUR_S, own_velocity=True)
+    timescale = load.timescale(builtin=True)
+    t_s = np.linspace(0.0, HOUR_S, 13)
+    moments = timescale.utc(2022, 2, 22, 13, 0, t_s)
+    own_m_s, slope_m_s = sky.sgp4_velocity_m_s(t_s), sky.velocity_m_s(t_s)
+    apart_m_s = []
+    for i in np.flatnonzero(sky.error_code == 0)[::5]:
+        there = EarthSatellite(some[i].line1, some[i].line2, some[i].name, timescale).at(moments)
+        expected_m_s = there.frame_xyz_and_velocity(itrs)[1].km_per_s.T * 1e3
+        assert np.linalg.norm(own_m_s[i] - expected_m_s, axis=-1).max() < ONE_MILLIMETRE  # per second
+        apart_m_s.append(np.linalg.norm(own_m_s[i] - slope_m_s[i], axis=-1).max())
+    assert max(apart_m_s) > 10 * ONE_MILLIMETRE
+    with pytest.raises(ValueError, match="own_velocity=True"):
+        ephemeris(some[:1], START, 60.0).sgp4_velocity_m_s(0.0)
+
+
+def test_one_satellite_at_many_times_is_its_row_of_all(sky):
+    t_s = np.linspace(0.0, 2 * HOUR_S, 11)
+    for one, all_of_them in zip(sky.state_of(17, t_s), sky.state(t_s)):
+        np.testing.assert_allclose(one, all_of_them[17], rtol=0.0, atol=1e-6)

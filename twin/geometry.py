@@ -19,9 +19,16 @@ import numpy as np
 from msgspec import Meta
 from numba import njit
 
-from twin.orbit import Ephemeris
+from twin.orbit import TILE, Ephemeris, combine, weights_at
 from twin.units import SPEED_OF_LIGHT_M_S, WGS84_FLATTENING, WGS84_RADIUS_M
 
+N_LOOK = 6  # arrays of a Look
+DEGREES = 180.0 / np.pi
+PI, PI_2, PI_4, TAN_PI_8 = np.pi, np.pi / 2.0, np.pi / 4.0, 0.414_213_562_373_095_03
+# The polynomial through arctan(sqrt(s)) / sqrt(s) at twelve Chebyshev nodes of s from 0 to tan^2(pi/8).
+C0, C1, C2, C3 = 1.0, -0.3333333333333312, 0.19999999999940893, -0.14285714279250245
+C4, C5, C6, C7 = 0.11111110744919658, -0.09090896809064027, 0.07692045330902225, -0.06662951813629191
+C8, C9, C10, C11 = 0.05846878297330872, -0.05035102456601552, 0.03796525745386593, -0.017805397205419446
 SCAN_S = (
     30.0  # far less than the time between two extremes of a satellite's elevation, so each interval has one at most
 )
@@ -140,10 +147,20 @@ def look(
     Returns a Look of (n_satellites,) or (n_satellites, n_times). Raises ValueError for a site that is none or a time
     outside the ephemeris. Checked by tests/test_geometry.py against skyfield.
     """
-    position_m, velocity_m_s = sky.state(t_s)
+    times_s = sky._checked(t_s)
     site = _site(latitude_deg, longitude_deg, altitude_m)
-    seen = look_angles(position_m.reshape(-1, 3), velocity_m_s.reshape(-1, 3), site, carrier_hz=carrier_hz)
-    return Look(*(getattr(seen, name).reshape(position_m.shape[:-1]) for name in Look.__dataclass_fields__))
+    out = np.empty((N_LOOK, times_s.size, len(sky.satellites)))
+    look_at(
+        sky.coefficients_m,
+        sky.first_s,
+        sky.segment_s,
+        np.atleast_1d(times_s),
+        site.position_m,
+        site.axes,
+        carrier_hz,
+        out,
+    )
+    return Look(*(out[:, 0] if times_s.ndim == 0 else out.transpose(0, 2, 1)))
 
 
 def look_angles(position_m: np.ndarray, velocity_m_s: np.ndarray, site: Site, carrier_hz: float = 20e9) -> Look:
@@ -153,42 +170,101 @@ def look_angles(position_m: np.ndarray, velocity_m_s: np.ndarray, site: Site, ca
 
     Returns a Look of (n,). Checked by tests/test_geometry.py against skyfield.
     """
-    # Copies, because arrays off the wire are read-only, a type of their own for which numba would compile again.
-    states = np.array(position_m, dtype=float), np.array(velocity_m_s, dtype=float)
-    elevation_rad, azimuth_rad, slant_range_m, range_rate_m_s = horizontal(*states, site.position_m, site.axes)
-    return Look(
-        elevation_deg=np.degrees(elevation_rad),
-        azimuth_deg=np.degrees(azimuth_rad) % 360.0,
-        slant_range_m=slant_range_m,
-        range_rate_m_s=range_rate_m_s,
-        doppler_hz=-carrier_hz / SPEED_OF_LIGHT_M_S * range_rate_m_s,
-        propagation_delay_s=slant_range_m / SPEED_OF_LIGHT_M_S,
-    )
+    states = np.array([np.transpose(position_m), np.transpose(velocity_m_s)], dtype=float, order="C")
+    out = np.empty((N_LOOK, states.shape[2]))
+    arguments = *states[0], *states[1], site.position_m, site.axes, carrier_hz, *out
+    topocentric(*arguments)
+    return Look(*out)
 
 
-@njit(cache=True)
-def horizontal(position_m, velocity_m_s, site_position_m, axes):
-    """Kernel: elevation (rad), azimuth (rad, -pi to pi), slant range (m), range rate (m/s), each (n,).
+@njit(cache=True, nogil=True, error_model="numpy")
+def look_at(coefficients_m, first_s, segment_s, t_s, site_position_m, axes, carrier_hz, out):
+    """Kernel: what Look holds, of all satellites at each of t_s (n_times,), into out (6, n_times, n_satellites).
 
-    position_m, velocity_m_s  (n, 3)  ECEF
-    site_position_m           (3,)    ECEF
-    axes                      (3, 3)  rows east, north, up
+    coefficients_m, first_s, segment_s  of an Ephemeris
     """
-    n = len(position_m)
-    elevation_rad, azimuth_rad, slant_range_m, range_rate_m_s = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
-    for i in range(n):
-        x_m = position_m[i, 0] - site_position_m[0]
-        y_m = position_m[i, 1] - site_position_m[1]
-        z_m = position_m[i, 2] - site_position_m[2]
-        east_m = axes[0, 0] * x_m + axes[0, 1] * y_m + axes[0, 2] * z_m
-        north_m = axes[1, 0] * x_m + axes[1, 1] * y_m + axes[1, 2] * z_m
-        up_m = axes[2, 0] * x_m + axes[2, 1] * y_m + axes[2, 2] * z_m
-        along = x_m * velocity_m_s[i, 0] + y_m * velocity_m_s[i, 1] + z_m * velocity_m_s[i, 2]
-        elevation_rad[i] = np.arctan2(up_m, np.hypot(east_m, north_m))
-        azimuth_rad[i] = np.arctan2(east_m, north_m)
-        slant_range_m[i] = np.sqrt(x_m * x_m + y_m * y_m + z_m * z_m)
-        range_rate_m_s[i] = along / slant_range_m[i]
-    return elevation_rad, azimuth_rad, slant_range_m, range_rate_m_s
+    n_satellites = coefficients_m.shape[3]
+    states = np.empty((6, TILE))
+    for j in range(t_s.size):
+        k, weights = weights_at(coefficients_m.shape, first_s, segment_s, t_s[j])
+        for low in range(0, n_satellites, TILE):
+            high = min(low + TILE, n_satellites)
+            n = high - low
+            for row in range(6):
+                combine(coefficients_m, k, row % 3, low, high, weights[row // 3], states[row, :n])
+            topocentric(
+                states[0, :n], states[1, :n], states[2, :n], states[3, :n], states[4, :n], states[5, :n],
+                site_position_m, axes, carrier_hz,
+                out[0, j, low:high], out[1, j, low:high], out[2, j, low:high],
+                out[3, j, low:high], out[4, j, low:high], out[5, j, low:high],
+            )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def topocentric(
+    x_m, y_m, z_m, x_m_s, y_m_s, z_m_s, site_position_m, axes, carrier_hz,
+    elevation_deg, azimuth_deg, slant_range_m, range_rate_m_s, doppler_hz, propagation_delay_s,
+):  # fmt: skip
+    """Kernel: what Look holds, of n satellites, into the last six; all (n,).
+
+    x_m ... z_m_s    (n,)    ECEF
+    site_position_m  (3,)    ECEF
+    axes             (3, 3)  rows east, north, up
+
+    One result a loop: with more of them LLVM gives up on proving that no array overlaps another, and the loop no longer
+    runs several satellites at a time.
+    """
+    site_x, site_y, site_z = site_position_m[0], site_position_m[1], site_position_m[2]
+    east_x, east_y, east_z = axes[0, 0], axes[0, 1], axes[0, 2]
+    north_x, north_y, north_z = axes[1, 0], axes[1, 1], axes[1, 2]
+    up_x, up_y, up_z = axes[2, 0], axes[2, 1], axes[2, 2]
+    for i in range(x_m.size):
+        x, y, z = x_m[i] - site_x, y_m[i] - site_y, z_m[i] - site_z
+        slant_range_m[i] = np.sqrt(x * x + y * y + z * z)
+    for i in range(x_m.size):
+        x, y, z = x_m[i] - site_x, y_m[i] - site_y, z_m[i] - site_z
+        range_rate_m_s[i] = (x * x_m_s[i] + y * y_m_s[i] + z * z_m_s[i]) / slant_range_m[i]
+    for i in range(x_m.size):
+        x, y, z = x_m[i] - site_x, y_m[i] - site_y, z_m[i] - site_z
+        east = east_x * x + east_y * y + east_z * z
+        north = north_x * x + north_y * y + north_z * z
+        up = up_x * x + up_y * y + up_z * z
+        elevation_deg[i] = arctan2(up, np.sqrt(east * east + north * north)) * DEGREES
+    for i in range(x_m.size):
+        x, y, z = x_m[i] - site_x, y_m[i] - site_y, z_m[i] - site_z
+        east = east_x * x + east_y * y + east_z * z
+        north = north_x * x + north_y * y + north_z * z
+        turn_deg = arctan2(east, north) * DEGREES
+        azimuth_deg[i] = turn_deg + 360.0 if turn_deg < 0.0 else turn_deg
+    for i in range(x_m.size):
+        doppler_hz[i] = range_rate_m_s[i] * (-carrier_hz / SPEED_OF_LIGHT_M_S)
+    for i in range(x_m.size):
+        propagation_delay_s[i] = slant_range_m[i] / SPEED_OF_LIGHT_M_S
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def arctan2(y, x):
+    """Kernel: the angle of (x, y) in radians, -pi to pi, within 5e-16; 0 where both are 0, and no sign for zeros.
+
+    Written out because the C library's runs one number at a time. The angle of the smaller over the larger coordinate
+    is brought below pi/8, where a polynomial of its square is met to the last digit.
+    """
+    steep = abs(y) > abs(x)
+    larger, smaller = (abs(y), abs(x)) if steep else (abs(x), abs(y))
+    beyond = smaller > TAN_PI_8 * larger
+    ratio = ((smaller - larger) if beyond else smaller) / ((smaller + larger) if beyond else larger)
+    ratio = ratio if larger > 0.0 else larger  # which is 0, or NaN
+    square = ratio * ratio
+    series = C10 + square * C11
+    series = C8 + square * (C9 + square * series)
+    series = C6 + square * (C7 + square * series)
+    series = C4 + square * (C5 + square * series)
+    series = C2 + square * (C3 + square * series)
+    series = C0 + square * (C1 + square * series)
+    angle = ratio * series + (PI_4 if beyond else 0.0)
+    angle = PI_2 - angle if steep else angle
+    angle = PI - angle if x < 0.0 else angle
+    return -angle if y < 0.0 else angle
 
 
 def passes(
@@ -215,7 +291,7 @@ def passes(
     for i, satellite in enumerate(sky.satellites):
         if sky.error_code[i]:
             continue
-        rows = passes_of_one(sky.coefficients_m[i], sky.segment_s, sky.seconds, SCAN_S, *where)
+        rows = passes_of_one(sky.coefficients_m[..., i].copy(), sky.segment_s, sky.seconds, SCAN_S, *where)
         for rise_s, culmination_s, set_s, sine, cut in rows.tolist():
             highest_deg = float(np.degrees(np.arcsin(sine)))
             found.append(Pass(i, satellite.name, satellite.number, rise_s, culmination_s, set_s, highest_deg, cut > 0))

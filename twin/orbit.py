@@ -1,54 +1,56 @@
 """Where the satellites are: a polynomial cache over SGP4, so that nothing asks SGP4 once a run has begun.
 
-SGP4 (sgp4 package, gravity model WGS72 as the elements were fitted with) gives TEME positions in kilometres. They are
-turned into Earth-fixed metres here and nowhere else, sampled at eight Chebyshev nodes per segment, and kept as one
-polynomial per segment and axis. Velocity is the derivative of that polynomial, which is what a receiver would see:
-SGP4's own velocity is not the derivative of its position (over the snapshot 0.02 m/s apart at the median, up to 0.2 m/s
-where the eccentricity is below 0.02 and 1.4 m/s where it is not), so it is not used, and neither is Hermite
-interpolation, which would mix both and be wrong by a metre.
+SGP4's positions (twin.sgp4_kernel) are turned into Earth-fixed metres (twin.frames), sampled at Chebyshev nodes of
+equal segments of time, and kept as one polynomial per satellite, segment and axis. Between the nodes the polynomial is
+held against SGP4 again: `fit_error_m` says how far apart they are, and the segments are short enough for `error_m`.
 
-Against SGP4 the polynomials are off by 0.01 mm on round orbits and 0.1 mm on the snapshot's worst. The exception is a
-corner of SGP4's own: it keeps the eccentricity from falling below 1e-6, and where drag brings it there the path has a
-kink, up to 0.2 m wide for one decaying satellite of 7,996.
+Velocity is the derivative of that polynomial, which is what a receiver would see: SGP4's own velocity is not the
+derivative of its position (over the snapshot 0.02 m/s apart at the median, up to 0.2 m/s where the eccentricity is
+below 0.02 and 1.4 m/s where it is not), so it is not used, and neither is Hermite interpolation, which would mix both
+and be wrong by a metre. Who needs SGP4's own velocity asks for a second set of polynomials, `own_velocity`.
 
-The turn from TEME is the sidereal angle GMST82 of UT1. UT1-UTC comes from skyfield's built-in table (offline; 29 m at
-the equator if ignored). Polar motion is not in that table and is left out: about 10 m, the same for every satellite.
+The satellites are the last axis of the store: at one instant they all share the polynomials' argument, so the kernels
+run along them, several at a time. No kernel here fuses multiplications with additions or asks the C library for a sine,
+so the same coefficients give the same bits on every machine.
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from statistics import median
 
 import numpy as np
 from numba import njit
-from sgp4.api import SatrecArray, jday
-from skyfield.api import load
-from skyfield.sgp4lib import theta_GMST1982
 
+from twin.fitting import Window, fit, likely, shortened
+from twin.frames import EarthOrientation, utc
 from twin.tle import Satellite, TleWarning
-from twin.units import KILO, SECONDS_PER_DAY
+from twin.units import SECONDS_PER_DAY
 
-N_COEFFICIENTS = 8
-# Chebyshev nodes on (-1, 1), rising, and the matrix from values there to ascending powers of u.
-NODES = -np.cos(np.pi * (np.arange(N_COEFFICIENTS) + 0.5) / N_COEFFICIENTS)
-TO_POWERS = np.linalg.inv(np.vander(NODES, increasing=True))
-MARGIN = 0.1  # of a segment: this far beyond either end the polynomial still holds to 1 cm
+PLAIN_DEGREE = 7  # where the length of the segments is given
+FINEST_M = 2e-5  # SGP4 itself solves Kepler's equation to 7e-6 m: nothing finer can be told from it
+MARGIN = 0.1  # of a segment: this far beyond either end the polynomial is still near, see `state`
 MAX_AGE_DAYS = 3.0  # median error of elements that old: 14 km
+TILE = 512  # satellites evaluated at a time, likewise
+NAMED = 5  # satellites in one warning
 
 
 @dataclass(frozen=True, eq=False)
 class Ephemeris:
     """Satellite positions over a window of time, Earth-fixed (ECEF), as polynomials.
 
-    satellites      n_satellites   in the order of every array's first axis
+    satellites      n_satellites   in the order of every array's last (here) or first axis (in what the methods return)
     start_utc                      t_s = 0 of every method (aware, UTC)
-    seconds         s              length of the window asked for
-    segment_s       s              length of one polynomial; segment k begins at k * segment_s
-    coefficients_m  (n_satellites, n_segments, 3, 8) m  ascending powers of u, which runs from -1 to 1 over the segment
-    error_code      (n_satellites,)  first SGP4 error met in the window, 0 for none; rows with one are NaN
+    seconds         s              end of the window
+    segment_s       s              length of one polynomial; segment k begins at first_s + k * segment_s
+    coefficients_m  (n_segments, 3, n_coefficients, n_satellites) m  ascending powers of u, which runs from -1 to 1
+                                   over the segment
+    error_code      (n_satellites,)  first SGP4 error met in the window, 0 for none; satellites with one are NaN
+    fit_error_m     (n_satellites,)  m  how far the polynomials are from SGP4 between their nodes, at most
+    first_s         s              beginning of the window: 0 but for a piece of a longer one
+    own_velocity_m_s  as coefficients_m, m/s  SGP4's own velocity, Earth-fixed; None unless asked for
     """
 
     satellites: tuple[Satellite, ...]
@@ -57,147 +59,292 @@ class Ephemeris:
     segment_s: float
     coefficients_m: np.ndarray
     error_code: np.ndarray
+    fit_error_m: np.ndarray
+    first_s: float = 0.0
+    own_velocity_m_s: np.ndarray | None = None
 
     def state(self, t_s: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions and their derivatives, ECEF.
 
         t_s  () or (n_times,)  s  after start_utc
 
-        Returns m and m/s, both (n_satellites, 3) for one time and (n_satellites, n_times, 3) for an array of them.
-        Raises ValueError for times more than a tenth of a segment outside the window.
+        Returns m and m/s, both (n_satellites, 3) for one time and (n_satellites, n_times, 3) for an array of them, as
+        views of arrays in which the satellites are side by side. A tenth of a segment beyond the window's ends the
+        default segments still hold to a centimetre. Raises ValueError for times further outside.
         Checked by tests/test_orbit.py against sgp4 (1 mm) and skyfield (1 m).
         """
-        times_s = np.array(t_s, dtype=float)
-        self._check(times_s)
-        position_m, velocity_m_s = evaluate(
-            self.coefficients_m, self.segment_s / 2.0, self.segment_s / 2.0, np.atleast_1d(times_s)
-        )
+        times_s = self._checked(t_s)
+        states = np.empty((2, times_s.size, 3, len(self.satellites)))
+        states_at(self.coefficients_m, self.first_s, self.segment_s, np.atleast_1d(times_s), states)
         if times_s.ndim == 0:
-            return position_m[:, 0], velocity_m_s[:, 0]
-        return position_m, velocity_m_s
+            return states[0, 0].T, states[1, 0].T
+        return states[0].transpose(2, 0, 1), states[1].transpose(2, 0, 1)
 
     def position_m(self, t_s: float | np.ndarray) -> np.ndarray:
         """Positions alone; see `state`."""
         return self.state(t_s)[0]
 
     def velocity_m_s(self, t_s: float | np.ndarray) -> np.ndarray:
-        """Velocities alone; see `state`."""
+        """Velocities alone, the derivatives of the positions; see `state`."""
         return self.state(t_s)[1]
+
+    def sgp4_velocity_m_s(self, t_s: float | np.ndarray) -> np.ndarray:
+        """The velocities SGP4 itself gives, over the turning Earth; shapes as `state`.
+
+        Raises ValueError where the ephemeris was built without them.
+        """
+        if self.own_velocity_m_s is None:
+            raise ValueError("this ephemeris has no velocities of SGP4's own; build it with own_velocity=True")
+        return replace(self, coefficients_m=self.own_velocity_m_s).state(t_s)[0]
+
+    def state_of(self, satellite_index: int, t_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Position and velocity of one satellite at many times, both (n_times, 3), m and m/s; see `state`."""
+        times_s = np.atleast_1d(self._checked(t_s))
+        rows = np.ascontiguousarray(self.coefficients_m[..., satellite_index])
+        return evaluate(rows, self.first_s + 0.5 * self.segment_s, 0.5 * self.segment_s, times_s)
 
     def segment(self, satellite_index: int, t_s: float) -> tuple[np.ndarray, np.ndarray]:
         """What `track` needs to know one satellite around t_s.
 
-        Returns coefficients_m (3, 8) m and span_s (2,): middle and half length of the segment, seconds after start_utc.
+        Returns coefficients_m (3, n_coefficients) m and span_s (2,): middle and half length of the segment, seconds
+        after start_utc.
         """
-        self._check(np.array(t_s, dtype=float))
-        k = min(max(int(t_s // self.segment_s), 0), self.coefficients_m.shape[1] - 1)
-        span_s = np.array([(k + 0.5) * self.segment_s, 0.5 * self.segment_s])
-        return self.coefficients_m[satellite_index, k].copy(), span_s
+        self._checked(t_s)
+        k = min(max(int((t_s - self.first_s) // self.segment_s), 0), len(self.coefficients_m) - 1)
+        span_s = np.array([self.first_s + (k + 0.5) * self.segment_s, 0.5 * self.segment_s])
+        return self.coefficients_m[k, :, :, satellite_index].copy(), span_s
 
     def utc(self, t_s: float) -> datetime:
         """The instant t_s seconds after the start (aware, UTC)."""
         return self.start_utc + timedelta(seconds=float(t_s))
 
-    def _check(self, times_s: np.ndarray) -> None:
+    def _checked(self, t_s: float | np.ndarray) -> np.ndarray:
+        times_s = np.array(t_s, dtype=float)
         margin_s = MARGIN * self.segment_s
-        last_s = self.coefficients_m.shape[1] * self.segment_s
+        last_s = self.first_s + len(self.coefficients_m) * self.segment_s
         if times_s.ndim > 1:
             raise ValueError(f"t_s must be one time or a one-dimensional array of them, got shape {times_s.shape}")
-        if times_s.size and not (times_s.min() >= -margin_s and times_s.max() <= last_s + margin_s):
+        if times_s.size and not (times_s.min() >= self.first_s - margin_s and times_s.max() <= last_s + margin_s):
             raise ValueError(
-                f"the ephemeris holds for t_s from 0 to {self.seconds:g} s after {self.start_utc.isoformat()}, "
-                f"got {times_s.min():g} to {times_s.max():g}; build it with more seconds"
+                f"the ephemeris holds for t_s from {self.first_s:g} to {self.seconds:g} s after "
+                f"{self.start_utc.isoformat()}, got {times_s.min():g} to {times_s.max():g}; build it with more seconds"
             )
+        return times_s
 
 
 def ephemeris(
-    satellites: Sequence[Satellite], start: str | datetime, seconds: float, segment_s: float = 300.0
+    satellites: Sequence[Satellite],
+    start: str | datetime,
+    seconds: float,
+    *,
+    error_m: float = 1e-3,
+    segment_s: float | None = None,
+    first_s: float = 0.0,
+    own_velocity: bool = False,
+    orientation: EarthOrientation | None = None,
 ) -> Ephemeris:
     """Ephemeris of the satellites from `start` on.
 
-    satellites  n_satellites  from twin.tle
-    start                     ISO 8601 text or datetime, with its offset from UTC ("2022-02-22T13:00:00Z")
-    seconds     ()  s         length of the window, greater than 0
-    segment_s   ()  s         length of one polynomial: at 300 s a low orbit is met within 0.01 mm, at 600 s within 1 cm
+    satellites    n_satellites  from twin.tle
+    start                       ISO 8601 text or datetime, with its offset from UTC ("2022-02-22T13:00:00Z")
+    seconds       ()  s         end of the window, greater than first_s
+    error_m       ()  m         how far from SGP4 the polynomials may be, 2e-5 or more: their degree, 3, 7 or 11, and
+                                the length of their segments follow from it
+    segment_s     ()  s         length of the segments, instead: of degree 7 then, and as near as they get
+    first_s       ()  s         beginning of the window, after `start`
+    own_velocity                keep SGP4's own velocities too
+    orientation                 of the Earth, from read_earth_orientation: its UT1, and polar motion; without one UT1 is
+                                skyfield's, and polar motion, some 10 m, is left out
 
     Returns an Ephemeris; a satellite that SGP4 cannot propagate through the whole window is a row of NaN with its code.
     Raises ValueError when nothing is asked for or `start` has no offset. Warns (TleWarning) when the window is more
-    than 3 days from the median epoch. Checked by tests/test_orbit.py.
+    than 3 days from the median epoch, and where error_m is not met: SGP4's own path has a kink where drag brings the
+    eccentricity to the least it allows, 1e-6, which no polynomial follows. Checked by tests/test_orbit.py.
     """
     if not satellites:
         raise ValueError("an ephemeris needs at least one satellite, got none")
-    if not seconds > 0.0 or not segment_s > 0.0:
-        raise ValueError(f"seconds and segment_s must be greater than 0, got {seconds:g} and {segment_s:g}")
-    start_utc = _utc(start)
-    _warn_of_age(satellites, start_utc + timedelta(seconds=seconds / 2.0))
+    if not seconds > first_s or (segment_s is not None and not segment_s > 0.0):
+        raise ValueError(
+            f"seconds must be greater than first_s and segment_s than 0, got {seconds:g}, {first_s:g} and {segment_s}"
+        )
+    if not error_m >= FINEST_M:
+        raise ValueError(f"error_m must be {FINEST_M:g} or more, which SGP4 itself does not keep, got {error_m:g}")
+    start_utc = utc(start)
+    _warn_of_age(satellites, start_utc + timedelta(seconds=(first_s + seconds) / 2.0))
+    window = Window(start_utc, float(first_s), float(seconds), orientation)
+    degree, length_s = (PLAIN_DEGREE, float(segment_s)) if segment_s is not None else likely(satellites, error_m)
+    found = fit(satellites, window, degree, length_s, own_velocity)
+    rough = np.flatnonzero(found.fit_error_m > error_m) if segment_s is None else ()
+    if len(rough):
+        enough_s = shortened([satellites[int(i)] for i in rough], window, degree, length_s, error_m)
+        if enough_s < length_s:
+            length_s, found = enough_s, fit(satellites, window, degree, enough_s, own_velocity)
+        _warn_of_rough(satellites, found.fit_error_m, error_m)
+    return Ephemeris(
+        tuple(satellites),
+        start_utc,
+        window.seconds,
+        length_s,
+        found.store[0],
+        found.error_code,
+        found.fit_error_m,
+        window.first_s,
+        found.store[1] if own_velocity else None,
+    )
 
-    n_segments = int(np.ceil(seconds / segment_s))
-    node_s = (np.arange(n_segments)[:, None] + 0.5 * (1.0 + NODES)) * segment_s
-    jd, fr, sidereal_rad = _clocks(start_utc, node_s)
-    cosine, sine = np.cos(sidereal_rad), np.sin(sidereal_rad)
-    propagator = SatrecArray([satellite.satrec() for satellite in satellites])
-    coefficients_m = np.empty((len(satellites), n_segments, 3, N_COEFFICIENTS))
-    error_code = np.zeros(len(satellites), dtype=np.uint8)
-    for k in range(n_segments):  # one at a time: a day of a large constellation would not fit in memory as states
-        error, teme_km, _ = propagator.sgp4(np.full(N_COEFFICIENTS, jd), fr[k])
-        x_m, y_m, z_m = np.moveaxis(teme_km * KILO, -1, 0)
-        ecef_m = np.stack([cosine[k] * x_m + sine[k] * y_m, cosine[k] * y_m - sine[k] * x_m, z_m], axis=1)
-        coefficients_m[:, k] = ecef_m @ TO_POWERS.T
-        first = np.take_along_axis(error, (error != 0).argmax(axis=1)[:, None], axis=1)[:, 0]
-        error_code = np.where(error_code == 0, first, error_code)
-    coefficients_m[error_code != 0] = np.nan  # error 6, decayed, still comes with finite positions
-    return Ephemeris(tuple(satellites), start_utc, float(seconds), float(segment_s), coefficients_m, error_code)
+
+def pieces(
+    satellites: Sequence[Satellite], start: str | datetime, seconds: float, piece_s: float = 3600.0, **options
+) -> Iterator[Ephemeris]:
+    """A long window as one Ephemeris after the other, each of piece_s seconds, so that memory stays bounded.
+
+    All have the same t_s = 0, and a satellite that SGP4 loses is NaN from its piece on. Arguments as `ephemeris`.
+    """
+    first_s = float(options.pop("first_s", 0.0))
+    while first_s < seconds:
+        last_s = min(first_s + piece_s, seconds)
+        yield ephemeris(satellites, start, last_s, first_s=first_s, **options)
+        first_s = last_s
+
+
+class Rolling:
+    """An ephemeris without an end: pieces made as time moves on, the next one in a thread before it is needed.
+
+    piece_s  s  length of a piece. Three are in memory at most: the last, the one in use, the next.
+
+    The same instant gives the same bits whenever and in whatever order it is asked for.
+    """
+
+    def __init__(self, satellites: Sequence[Satellite], start: str | datetime, piece_s: float = 3600.0, **options):
+        self.satellites, self.start_utc, self.piece_s = tuple(satellites), utc(start), float(piece_s)
+        self._options = options
+        self._made: dict[int, Future[Ephemeris]] = {}
+        self._maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ephemeris")
+
+    def at(self, t_s: float) -> Ephemeris:
+        """The piece that holds t_s, s after the start; from half of a piece on the next one is in the making."""
+        if not t_s >= 0.0:
+            raise ValueError(f"t_s must be 0 or more, got {t_s:g}")
+        k = int(t_s // self.piece_s)
+        for number in (k, k + 1) if t_s >= (k + 0.5) * self.piece_s else (k,):
+            if number not in self._made:
+                self._made[number] = self._maker.submit(self._make, number)
+        for number in [number for number in self._made if abs(number - k) > 1]:
+            self._made.pop(number).cancel()
+        return self._made[k].result()
+
+    def state(self, t_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities at one time; see Ephemeris.state."""
+        return self.at(t_s).state(t_s)
+
+    def close(self) -> None:
+        """Let go of the pieces and of the thread."""
+        self._maker.shutdown(cancel_futures=True)
+        self._made.clear()
+
+    def _make(self, number: int) -> Ephemeris:
+        window_s = number * self.piece_s, (number + 1) * self.piece_s
+        return ephemeris(self.satellites, self.start_utc, window_s[1], first_s=window_s[0], **self._options)
 
 
 def track(coefficients_m: np.ndarray, span_s: np.ndarray, t_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Position and velocity of one satellite from one segment of its ephemeris, as an observation carries it.
 
-    coefficients_m  (3, 8)  m  ascending powers of u = (t_s - middle) / half
+    coefficients_m  (3, n_coefficients)  m  ascending powers of u = (t_s - middle) / half
     span_s          (2,)    s  middle and half length of the segment
     t_s             (n,)    s  on the same scale as span_s; a tenth of the segment beyond its ends still holds to 1 cm
 
     Returns position_m (n, 3) and velocity_m_s (n, 3), ECEF. Checked by tests/test_orbit.py.
     """
     # Copies, because arrays off the wire are read-only, a type of their own for which numba would compile again.
-    rows = np.array(coefficients_m, dtype=float).reshape(1, 1, 3, -1)
-    position_m, velocity_m_s = evaluate(rows, float(span_s[0]), float(span_s[1]), np.array(t_s, dtype=float))
-    return position_m[0], velocity_m_s[0]
+    rows = np.array(coefficients_m, dtype=float)[None]
+    return evaluate(rows, float(span_s[0]), float(span_s[1]), np.array(t_s, dtype=float))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def evaluate(coefficients_m, first_middle_s, half_s, t_s):
-    """Kernel: polynomials and their derivatives at many times.
+    """Kernel: one satellite's polynomials and their derivatives at many times.
 
-    coefficients_m  (n_satellites, n_segments, 3, n_coefficients)  m
+    coefficients_m  (n_segments, 3, n_coefficients)  m
     first_middle_s  ()         s  middle of the first segment
     half_s          ()         s  half the length of a segment
     t_s             (n_times,) s
 
-    Returns position_m and velocity_m_s, both (n_satellites, n_times, 3). Outside all segments the nearest one is used.
+    Returns position_m and velocity_m_s, both (n_times, 3). Outside all segments the nearest one is used.
     """
-    n_satellites, n_segments, _, n_coefficients = coefficients_m.shape
-    position_m = np.empty((n_satellites, t_s.size, 3))
-    velocity_m_s = np.empty((n_satellites, t_s.size, 3))
-    for i in range(n_satellites):
-        for j in range(t_s.size):
-            since_middle = (t_s[j] - first_middle_s) / (2.0 * half_s)
-            k = min(max(int(np.floor(since_middle + 0.5)), 0), n_segments - 1)
-            u = 2.0 * (since_middle - k)
-            for axis in range(3):
-                value, slope = 0.0, 0.0
-                for power in range(n_coefficients - 1, -1, -1):
-                    slope = slope * u + value
-                    value = value * u + coefficients_m[i, k, axis, power]
-                position_m[i, j, axis] = value
-                velocity_m_s[i, j, axis] = slope / half_s
+    n_segments, _, n_coefficients = coefficients_m.shape
+    position_m = np.empty((t_s.size, 3))
+    velocity_m_s = np.empty((t_s.size, 3))
+    for j in range(t_s.size):
+        since_middle = (t_s[j] - first_middle_s) / (2.0 * half_s)
+        k = min(max(int(np.floor(since_middle + 0.5)), 0), n_segments - 1)
+        u = 2.0 * (since_middle - k)
+        for axis in range(3):
+            value, slope = 0.0, 0.0
+            for power in range(n_coefficients - 1, -1, -1):
+                slope = slope * u + value
+                value = value * u + coefficients_m[k, axis, power]
+            position_m[j, axis] = value
+            velocity_m_s[j, axis] = slope / half_s
     return position_m, velocity_m_s
 
 
-def _utc(start: str | datetime) -> datetime:
-    moment = datetime.fromisoformat(start) if isinstance(start, str) else start
-    if moment.tzinfo is None:
-        raise ValueError(f"start must say its offset from UTC, as in 2022-02-22T13:00:00Z, got {start}")
-    return moment.astimezone(UTC)
+@njit(cache=True, nogil=True)
+def states_at(coefficients_m, first_s, segment_s, t_s, states):
+    """Kernel: positions and velocities of all satellites at t_s (n_times,), to states (2, n_times, 3, n_satellites)."""
+    n_satellites = coefficients_m.shape[3]
+    for j in range(t_s.size):
+        k, weights = weights_at(coefficients_m.shape, first_s, segment_s, t_s[j])
+        for which in range(2):
+            for axis in range(3):
+                for low in range(0, n_satellites, TILE):
+                    high = min(low + TILE, n_satellites)
+                    combine(coefficients_m, k, axis, low, high, weights[which], states[which, j, axis, low:high])
+
+
+@njit(cache=True, nogil=True)
+def weights_at(shape, first_s, segment_s, t_s):
+    """Kernel: the segment that holds t_s, and what its coefficients are multiplied with to give position and velocity.
+
+    shape  of coefficients_m
+
+    Returns the segment's number and weights (2, n_coefficients): powers of u, and their derivatives by time, 1/s.
+    """
+    since = (t_s - first_s) / segment_s
+    k = min(max(int(np.floor(since)), 0), shape[0] - 1)
+    u = 2.0 * (since - k) - 1.0
+    weights = np.empty((2, shape[2]))
+    weights[0, 0], weights[1, 0] = 1.0, 0.0
+    for power in range(1, shape[2]):
+        weights[0, power] = weights[0, power - 1] * u
+        weights[1, power] = power * weights[0, power - 1] * 2.0 / segment_s
+    return k, weights
+
+
+@njit(cache=True, nogil=True)
+def combine(coefficients_m, k, axis, low, high, weights, out):
+    """Kernel: the weighted sum of one segment's coefficients for satellites low to high, along one axis.
+
+    coefficients_m  (n_segments, 3, n_coefficients, n_satellites)  n_coefficients a multiple of four
+    weights         (n_coefficients,)
+    out             (high - low,)  contiguous
+    """
+    rows = coefficients_m[k, axis]
+    for p in range(0, weights.size, 4):
+        a, b, c, d = rows[p, low:high], rows[p + 1, low:high], rows[p + 2, low:high], rows[p + 3, low:high]
+        add_four(a, b, c, d, weights[p], weights[p + 1], weights[p + 2], weights[p + 3], p == 0, out)
+
+
+@njit(cache=True, nogil=True)
+def add_four(a, b, c, d, weight_a, weight_b, weight_c, weight_d, anew, out):
+    """Kernel: out = or += weight_a a + ... + weight_d d, all (n,). Four, because with more arrays LLVM gives up on
+    proving that none overlaps another, and the loop no longer runs several satellites at a time."""
+    if anew:
+        for i in range(out.size):
+            out[i] = (weight_a * a[i] + weight_b * b[i]) + (weight_c * c[i] + weight_d * d[i])
+    else:
+        for i in range(out.size):
+            out[i] += (weight_a * a[i] + weight_b * b[i]) + (weight_c * c[i] + weight_d * d[i])
 
 
 def _warn_of_age(satellites: Sequence[Satellite], middle_utc: datetime) -> None:
@@ -212,17 +359,13 @@ def _warn_of_age(satellites: Sequence[Satellite], middle_utc: datetime) -> None:
         )
 
 
-@cache
-def _timescale():
-    return load.timescale(builtin=True)
-
-
-def _clocks(start_utc: datetime, t_s: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Julian date of the first midnight, days since then (UTC), and the sidereal angle in radians, shaped like t_s."""
-    day = (start_utc.year, start_utc.month, start_utc.day, start_utc.hour, start_utc.minute)
-    second = start_utc.second + start_utc.microsecond * 1e-6
-    jd, fr = jday(*day, second)
-    ut1_minus_utc_s = _timescale().utc(*day, second + t_s.ravel()).dut1.reshape(t_s.shape)
-    fr = fr + t_s / SECONDS_PER_DAY
-    sidereal_rad, _ = theta_GMST1982(jd, fr + ut1_minus_utc_s / SECONDS_PER_DAY)
-    return jd, fr, sidereal_rad
+def _warn_of_rough(satellites: Sequence[Satellite], fit_error_m: np.ndarray, error_m: float) -> None:
+    rough = sorted(np.flatnonzero(fit_error_m > error_m).tolist(), key=lambda i: -fit_error_m[i])
+    if rough:
+        named = ", ".join(f"{satellites[i].name} {fit_error_m[i]:.2g} m" for i in rough[:NAMED])
+        warnings.warn(
+            f"{len(rough)} of {len(satellites)} satellites are not met within {error_m:g} m: in this window SGP4's own "
+            f"path is not smooth enough for {named}{', ...' if len(rough) > NAMED else ''}",
+            TleWarning,
+            stacklevel=3,
+        )

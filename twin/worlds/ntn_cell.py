@@ -32,7 +32,7 @@ from twin.orbit import Ephemeris, ephemeris
 from twin.tle import Satellite, read_tle
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.units import MEGA, SPEED_OF_LIGHT_M_S, from_db, to_db
-from twin.worlds.sky_faults import Orbit, last_of, loss_db, older, told_orbit
+from twin.worlds.sky_faults import SEGMENT_S, Orbit, last_of, loss_db, older, told_orbit
 
 SNR_FLOOR_DB = -30.0  # stands for "no signal", so that observations stay finite
 BORESIGHT_DEG = (90.0, 90.0)
@@ -554,7 +554,7 @@ def _ephemeris(sky: Sky, site: Site, folder: Path, seconds: float) -> tuple[Ephe
     satellites = sky.satellites(folder)
     beyond_s = LOOKAHEAD_S
     while True:
-        cache = ephemeris(satellites, start=sky.start_utc, seconds=seconds + beyond_s)
+        cache = ephemeris(satellites, sky.start_utc, seconds + beyond_s, segment_s=SEGMENT_S)
         above = passes(cache, **_place(site), mask_deg=sky.mask_deg)
         stays = [p for p in above if p.rise_s < seconds and p.set_s >= seconds + beyond_s]
         if not stays or beyond_s >= MOST_LOOKAHEAD_S:

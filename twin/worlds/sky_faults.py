@@ -19,6 +19,7 @@ from twin.orbit import Ephemeris, ephemeris
 from twin.tle import TleWarning, read_tle
 from twin.units import EARTH_ROTATION_RAD_S, KILO
 
+SEGMENT_S = 300.0  # of the polynomials that agents observe: degree 7, within 0.01 mm of SGP4 for round low orbits
 MOST_SIGMA = 4.0  # a drawn error along the orbit is cut there, so that it stays within what the ephemeris covers
 
 
@@ -36,15 +37,7 @@ class Orbit:
 
     def state(self, t_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities, ECEF, both (n_times, 3), m and m/s."""
-        i = slice(self.index, self.index + 1)
-        sky = self.sky
-        alone = replace(
-            sky,
-            satellites=sky.satellites[i],
-            coefficients_m=sky.coefficients_m[i],
-            error_code=sky.error_code[i],
-        )
-        position_m, velocity_m_s = (states[0] for states in alone.state(t_s + self.ahead_s))
+        position_m, velocity_m_s = self.sky.state_of(self.index, t_s + self.ahead_s)
         if self.turn_rad:
             position_m, velocity_m_s = position_m @ self._turn.T, velocity_m_s @ self._turn.T
         return position_m, velocity_m_s
@@ -126,7 +119,7 @@ def older(
             raise ScenarioError(f"faults[{i}].tle = {fault.tle!r} has no elements of satellite {', '.join(lacking)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TleWarning)  # that they are old is what is asked for
-            sky = ephemeris([known[number] for number in numbers], start_utc, seconds)
+            sky = ephemeris([known[number] for number in numbers], start_utc, seconds, segment_s=SEGMENT_S)
         bad = [str(number) for number, code in zip(numbers, sky.error_code) if code]
         if bad:
             raise ScenarioError(f"faults[{i}].tle = {fault.tle!r}: SGP4 cannot fly satellite {', '.join(bad)} by it")
