@@ -111,14 +111,12 @@ def _passes(loaded: Any, hours: float | None, mask_deg: float | None) -> dict[st
 
     from twin.geometry import passes as passes_of
     from twin.orbit import ephemeris
-    from twin.tle import read_tle
 
     sky, site = loaded.settings.sky, loaded.settings.site
     seconds = loaded.slots * loaded.slot_s if hours is None else hours * 3600.0
     margin_s = 1800.0  # a low-orbit pass is shorter, so whoever touches the window has its whole pass inside
     start = sky.start_utc - timedelta(seconds=margin_s)
-    satellites = read_tle(Path(loaded.folder) / sky.tle, name=sky.name)
-    cache = ephemeris(satellites, start, seconds + 2 * margin_s)
+    cache = ephemeris(sky.satellites(loaded.folder), start, seconds + 2 * margin_s)
     mask = sky.mask_deg if mask_deg is None else mask_deg
     all_ = passes_of(
         cache,

@@ -11,16 +11,15 @@ import threading
 import warnings
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from twin.errors import TleError
+from twin.errors import TwinError
 from twin.geometry import Look, look
 from twin.orbit import Ephemeris, ephemeris
 from twin.scenario import Scenario
-from twin.tle import Satellite, read_tle
+from twin.tle import Satellite
 from twin.types import Outcome
 
 EVERY_S = 0.25
@@ -66,9 +65,9 @@ class Picture:
         sky = getattr(self.scenario.settings, "sky", None)
         if sky is None:
             return
-        with warnings.catch_warnings(), contextlib.suppress(TleError):
+        with warnings.catch_warnings(), contextlib.suppress(TwinError):
             warnings.simplefilter("ignore")
-            self._satellites = read_tle(Path(self.scenario.folder) / sky.tle, name=sky.name)
+            self._satellites = sky.satellites(self.scenario.folder)
             if self.live:
                 self._sky = ephemeris(self._satellites, sky.start_utc, self.scenario.slots * self.scenario.slot_s)
 

@@ -13,12 +13,15 @@ TWIN = [
     "Field",
     "Observation",
     "Outcome",
+    "Plane",
     "Record",
     "Satellite",
     "Scenario",
+    "Shell",
     "Site",
     "TwinError",
     "World",
+    "ages",
     "build",
     "check_controller",
     "check_world",
@@ -27,9 +30,11 @@ TWIN = [
     "look",
     "parse_tle",
     "passes",
+    "planes",
     "read_tle",
     "run",
     "select",
+    "shells",
 ]
 HIL = ["LatencyReport", "keys", "latency", "replay", "report", "run", "serve"]
 ERRORS = {

@@ -10,6 +10,7 @@ import pytest
 from skyfield.api import EarthSatellite, load, wgs84
 
 from twin import geometry
+from twin.catalogue import select
 from twin.fitting import nodes
 from twin.geometry import (
     Site,
@@ -23,7 +24,7 @@ from twin.geometry import (
     unit_vector,
 )
 from twin.orbit import Ephemeris, ephemeris
-from twin.tle import Satellite, TleWarning, read_tle, select
+from twin.tle import Satellite, TleWarning, read_tle
 from twin.units import EARTH_MU_M3_S2, SPEED_OF_LIGHT_M_S, WGS84_RADIUS_M
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,8 +12,9 @@ from skyfield.api import EarthSatellite, load
 from skyfield.framelib import itrs
 from skyfield.sgp4lib import theta_GMST1982
 
+from twin.catalogue import select
 from twin.orbit import Rolling, combine, ephemeris, evaluate, pieces, states_at, track
-from twin.tle import TleWarning, parse_tle, read_tle, select
+from twin.tle import TleWarning, parse_tle, read_tle
 
 ROOT = Path(__file__).resolve().parents[1]
 START = "2022-02-22T13:00:00Z"

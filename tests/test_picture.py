@@ -3,9 +3,11 @@
 import io
 
 import numpy as np
+import pytest
 
+from hil.cli import _passes
 from hil.picture import Picture, sky_plot
-from twin import load
+from twin import build, load, planes, read_tle, select
 from twin.geometry import Look
 from twin.types import Outcome
 
@@ -64,3 +66,20 @@ def test_picture_shows_the_serving_satellite_near_the_zenith_of_its_pass():
     assert any("2022-02-22 13:10:50 UTC, lockstep" in line for line in lines)
     picture.watch(201, outcome(0), {})
     assert "nobody serves" in "\n".join(picture.lines())
+
+
+@pytest.mark.filterwarnings("ignore:no satellite serves")
+def test_world_picture_and_passes_fly_the_satellites_that_the_scenario_selects():
+    one_plane = {"altitude_m": [546e3, 548e3], "raan_deg": 93.4}
+    scenario = load("baseline", {f"sky.{key}": value for key, value in one_plane.items()} | {"slots": 600})
+    sky = scenario.settings.sky
+    shell = select(read_tle(f"{scenario.folder}/{sky.tle}", name=sky.name), altitude_m=sky.altitude_m)
+    [plane] = [plane for plane in planes(shell, at=sky.start_utc) if abs(plane.raan_deg - 93.4) < 1.0]
+    expected = {satellite.number for satellite in plane.satellites}
+    assert len(expected) == 14
+    with Picture(scenario, io.StringIO()) as picture:
+        assert {satellite.number for satellite in picture._satellites} == expected
+    assert {satellite.number for satellite in build(scenario).sky.satellites} == expected
+    passing = {found["number"] for found in _passes(scenario, 24.0, 10.0)["passes"]}
+    assert passing
+    assert passing <= expected

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from twin.catalogue import Plane, Shell, ages, planes, select, shells
     from twin.check import check_controller, check_world
     from twin.errors import TwinError
     from twin.geometry import Site, look, passes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from twin.record import Record
     from twin.runner import run
     from twin.scenario import Scenario, build, load
-    from twin.tle import Satellite, parse_tle, read_tle, select
+    from twin.tle import Satellite, parse_tle, read_tle
     from twin.types import Action, Agent, Answer, Controller, Field, Observation, Outcome, World
 
 __all__ = [
@@ -31,12 +32,15 @@ __all__ = [
     "Field",
     "Observation",
     "Outcome",
+    "Plane",
     "Record",
     "Satellite",
     "Scenario",
+    "Shell",
     "Site",
     "TwinError",
     "World",
+    "ages",
     "build",
     "check_controller",
     "check_world",
@@ -45,12 +49,15 @@ __all__ = [
     "look",
     "parse_tle",
     "passes",
+    "planes",
     "read_tle",
     "run",
     "select",
+    "shells",
 ]
 
 _PLACES = {  # module: names
+    "catalogue": ("Plane", "Shell", "ages", "planes", "select", "shells"),
     "check": ("check_controller", "check_world"),
     "errors": ("TwinError",),
     "geometry": ("Site", "look", "passes"),
@@ -58,7 +65,7 @@ _PLACES = {  # module: names
     "record": ("Record",),
     "runner": ("run",),
     "scenario": ("Scenario", "build", "load"),
-    "tle": ("Satellite", "parse_tle", "read_tle", "select"),
+    "tle": ("Satellite", "parse_tle", "read_tle"),
     "types": ("Action", "Agent", "Answer", "Controller", "Field", "Observation", "Outcome", "World"),
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}

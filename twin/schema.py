@@ -246,7 +246,8 @@ def _type(kind: types.Type) -> str:
     if isinstance(kind, types.LiteralType):
         return " or ".join(f'`"{value}"`' for value in kind.values)
     if isinstance(kind, types.TupleType):
-        return f"{len(kind.item_types)} whole numbers"
+        whole = all(isinstance(item, types.IntType) for item in kind.item_types)
+        return f"{len(kind.item_types)} {'whole ' if whole else ''}numbers"
     names: dict[type, str] = {
         types.IntType: TYPES["int"],
         types.FloatType: TYPES["float"],

@@ -1,29 +1,38 @@
-"""Two-line element sets: read, checked line by line, and kept as the text they came in.
+"""Element sets: read in whatever form they come, checked one by one, and kept as mean elements.
 
-The sgp4 package parses the numbers but takes a shortened or altered line without a word, so whatever can be checked is
-checked here: that both lines are there, their length, checksum, catalogue number and number fields, and that SGP4
-accepts them. A broken set never spoils its neighbours: it is left out and reported, or refused, as the caller asks.
+TLE and 3LE are read here, orbit mean-elements messages (JSON, CSV, XML, KVN) by twin/omm.py; the content tells which,
+not the name of the file. The sgp4 package parses the numbers of a TLE but takes a shortened or altered line without a
+word, so whatever can be checked is checked here: that both lines are there, their length, checksum, catalogue number
+and number fields, and that SGP4 accepts them. A broken set never spoils its neighbours: it is left out and reported, or
+refused, as the caller asks.
 """
 
 import gzip
+import io
 import lzma
 import math
 import re
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from sgp4.api import SGP4_ERRORS, WGS72, Satrec
 
+from twin import omm
 from twin.errors import TleError
 from twin.units import MINUTES_PER_DAY, SGP4_EPOCH_JD, UNIX_EPOCH_JD
 
 LINE_LENGTH = 69
 REPORTED = 20  # broken sets named in one warning; a file with more of them is most likely not a TLE file at all
+LARGEST_BYTES = (
+    512 * 2**20
+)  # of a file, unpacked: the whole public catalogue as XML, the longest form, has a fifth of it
+LARGEST_SGP4_NUMBER = 339_999  # the sgp4 package refuses a larger one, though it has no part in the model
 
 Broken = Literal["skip", "refuse"]
 
@@ -36,7 +45,7 @@ class TleWarning(UserWarning):
 class Satellite:
     """One satellite as its element set describes it: mean elements of SGP4 (WGS72) at an epoch, in TEME.
 
-    name                      as in the file; the catalogue number where the file has no names
+    name                      as in the file, what cannot be printed replaced; the number where the file has no names
     number                    catalogue number
     epoch_jd, epoch_fr        days, UTC: Julian date of the midnight before the epoch, and the rest; apart, because
                               their sum in one float64 is exact to 20 microseconds only
@@ -75,15 +84,18 @@ class Satellite:
 
     def satrec(self) -> Satrec:
         """The satellite as the sgp4 package models it, gravity model WGS72."""
-        if self.line1:
-            return Satrec.twoline2rv(self.line1, self.line2)
+        model = Satrec.twoline2rv(self.line1, self.line2) if self.line1 else self._initialised()
+        model.jdsatepoch, model.jdsatepochF = self.epoch_jd, self.epoch_fr  # sgp4 keeps eight digits of a day, or fewer
+        return model
+
+    def _initialised(self) -> Satrec:
         model = Satrec()
         days = self.epoch_jd - SGP4_EPOCH_JD + self.epoch_fr
         revolution = 2.0 * math.pi / MINUTES_PER_DAY
         model.sgp4init(
             WGS72,
             "i",
-            self.number,
+            min(self.number, LARGEST_SGP4_NUMBER),
             days,
             self.bstar,
             self.mean_motion_dot * revolution / MINUTES_PER_DAY,
@@ -107,15 +119,20 @@ class _Column(NamedTuple):
     pattern: str
     low: float = 0.0
     high: float = 0.0
+    may_be_blank: bool = False
 
 
 _DECIMAL = r" *\d*\.\d*"
+_POWERS = r"[ +-][ \d]{5}[ +-]\d"
 _COLUMNS = {  # by line; columns counted from 1, as CelesTrak's "NORAD Two-Line Element Set Format" does
     1: (
         _Column(19, 20, "epoch year", r"[ \d]\d", 0, 99),
         _Column(21, 32, "epoch day", _DECIMAL, 1, 367),
-        _Column(34, 43, "first derivative of mean motion", r"[ +-]*\.\d+", -1, 1),
-        _Column(54, 61, "drag term", r"[ +-][ \d]{5}[ +-]\d"),
+        _Column(34, 43, "first derivative of mean motion", r" *[+-]? *\.\d+", -1, 1),
+        _Column(45, 52, "second derivative of mean motion", _POWERS),
+        _Column(54, 61, "drag term", _POWERS),
+        _Column(63, 63, "ephemeris type", r"[ \d]", may_be_blank=True),
+        _Column(65, 68, "element set number", r"[ \d]*", may_be_blank=True),
     ),
     2: (
         _Column(9, 16, "inclination", _DECIMAL, 0, 180),
@@ -124,26 +141,45 @@ _COLUMNS = {  # by line; columns counted from 1, as CelesTrak's "NORAD Two-Line 
         _Column(35, 42, "argument of perigee", _DECIMAL, 0, 360),
         _Column(44, 51, "mean anomaly", _DECIMAL, 0, 360),
         _Column(53, 63, "mean motion", _DECIMAL, 1e-6, 20),
+        _Column(64, 68, "revolution number", r"[ \d]*", may_be_blank=True),
     ),
 }
+_BLANK = {1: (2, 9, 18, 33, 44, 53, 62, 64), 2: (2, 8, 17, 26, 34, 43, 52)}  # sgp4 reads other numbers where one is not
+
+# A line in the layout that every large catalogue has; any other is looked at column by column, which takes ten times as
+# long and finds the words for what is wrong with it. The plain way gives the same satellite: tests/test_tle.py.
+_ANGLE = r"(?=.{3}\.) *\d+\.\d{4} "
+_USUAL = {
+    1: re.compile(
+        r"1 [ -~]{6} [ -~]{8} \d\d(?=.{3}\.) *\d+\.\d{8} [ +-]\.\d{8} " + 2 * (_POWERS + " ") + r"[ 0-35] [ \d]{4}.",
+        re.ASCII,
+    ),
+    2: re.compile(r"2 [ -~]{5} " + 2 * _ANGLE + r"\d{7} " + 2 * _ANGLE + r"(?=..\.) *\d+\.\d{8}[ \d]{5}.", re.ASCII),
+}
+# What a character adds to a checksum: a digit itself, a minus 1, any other nothing.
+_WORTH = bytes(int(chr(c)) if chr(c) in "0123456789" else c == ord("-") for c in range(256))
 
 
 def read_tle(path: str | Path, broken: Broken = "skip", name: str = "") -> list[Satellite]:
-    """The satellites of a TLE or 3LE file, in its order.
+    """The satellites of a file of element sets, in its order.
 
-    path    plain text, .xz or .gz
+    path    TLE, 3LE or OMM (JSON, CSV, XML, KVN), told by the content; plain text, .xz or .gz
     broken  "skip" leaves broken sets out and names them in one TleWarning; "refuse" raises on the first
     name    only those whose name contains this, in either case; the others are not even checked
 
-    Raises TleError when the file is missing, unreadable or empty, or holds no usable set. Checked by tests/test_tle.py.
+    Raises TleError when the file is missing, unreadable, empty or larger than 512 MiB, holds no usable set, or is JSON,
+    CSV or XML that breaks off. Checked by tests/test_tle.py and tests/test_omm.py.
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
-        if path.suffix == ".xz":
-            data = lzma.decompress(data)
-        elif path.suffix == ".gz":
-            data = gzip.decompress(data)
+        with path.open("rb") as file:
+            data = _limited(file, path)
+        if path.suffix == ".xz" or data.startswith(b"\xfd7zXZ\x00"):
+            with lzma.open(io.BytesIO(data)) as file:
+                data = _limited(file, path)
+        elif path.suffix == ".gz" or data.startswith(b"\x1f\x8b"):
+            with gzip.open(io.BytesIO(data)) as file:
+                data = _limited(file, path)
     except FileNotFoundError:
         raise TleError(f"there is no TLE file {path}") from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
@@ -152,13 +188,17 @@ def read_tle(path: str | Path, broken: Broken = "skip", name: str = "") -> list[
 
 
 def parse_tle(text: str, source: str = "text", broken: Broken = "skip") -> list[Satellite]:
-    """The satellites of a TLE or 3LE text; `source` is what messages call it. Otherwise as `read_tle`."""
+    """The satellites of a text in any of these forms; `source` is what messages call it. Otherwise as `read_tle`."""
     return _parse(text, source, broken, "")
 
 
-def select(satellites: Iterable[Satellite], name: str) -> list[Satellite]:
-    """Those whose name contains `name`, in either case; an empty `name` takes all."""
-    return [satellite for satellite in satellites if name.casefold() in satellite.name.casefold()]
+def _limited(file: io.BufferedIOBase, path: Path) -> bytes:
+    data = file.read(LARGEST_BYTES + 1)
+    if len(data) > LARGEST_BYTES:
+        raise TleError(
+            f"TLE file {path} has more than {LARGEST_BYTES // 2**20} MiB: no list of element sets is so long"
+        )
+    return data
 
 
 def _parse(text: str, source: str, broken: Broken, wanted: str) -> list[Satellite]:
@@ -168,13 +208,19 @@ def _parse(text: str, source: str, broken: Broken, wanted: str) -> list[Satellit
         raise TleError(f"{source} is empty: no element set in it")
     satellites: list[Satellite] = []
     faults: list[str] = []
-    for line_number, found in _each_set(text, wanted.casefold()):
-        if isinstance(found, Satellite):
-            satellites.append(found)
-            continue
-        if broken == "refuse":
-            raise TleError(f"{source}, line {line_number}: {found}")
-        faults.append(f"line {line_number}: {found}")
+    form = omm.form_of(text)
+    part = wanted.casefold()
+    try:
+        for where, found in _each_set(text, part) if form is None else _each_message(text, form, part):
+            if isinstance(found, Satellite):
+                if part in found.name.casefold():
+                    satellites.append(found)
+                continue
+            if broken == "refuse":
+                raise TleError(f"{source}, {where}: {found}")
+            faults.append(f"{where}: {found}")
+    except omm.NotThatForm as error:
+        raise TleError(f"{source} {error}") from None
     if not satellites:
         of = f" of a satellite whose name contains {wanted!r}" if wanted else ""
         raise TleError(f"{source} holds no usable element set{of}" + (f"; {faults[0]}" if faults else ""))
@@ -182,14 +228,31 @@ def _parse(text: str, source: str, broken: Broken, wanted: str) -> list[Satellit
         more = [f"and {len(faults) - REPORTED} more"] if len(faults) > REPORTED else []
         report = "\n  ".join([f"{source}: left out {len(faults)} broken element set(s)", *faults[:REPORTED], *more])
         warnings.warn(report, TleWarning, stacklevel=3)
-    return select(satellites, wanted)
+    return satellites
 
 
-def _each_set(text: str, wanted: str) -> Iterator[tuple[int, Satellite | str]]:
-    """Of each set that has no name or a wanted one: the line number, and the satellite or what is wrong with it."""
+def _each_message(text: str, form: str, wanted: str) -> Iterator[tuple[str, Satellite | str]]:
+    """Of each OMM that has no name or a wanted one: where it is, and the satellite or what is wrong with it."""
+    for where, fields in omm.messages(text, form):
+        if isinstance(fields, str):
+            yield where, fields
+            continue
+        name = _printable(omm.name_of(fields))
+        if name and wanted not in name.casefold():
+            continue
+        values = omm.elements(fields)
+        if isinstance(values, str):
+            yield where, _printable(values)
+            continue
+        values["name"] = name or str(values["number"])
+        yield where, _flyable(Satellite(**values))
+
+
+def _each_set(text: str, wanted: str) -> Iterator[tuple[str, Satellite | str]]:
+    """Of each set that has no name or a wanted one: where it is, and the satellite or what is wrong with it."""
     numbered = ((number, line.rstrip()) for number, line in enumerate(text.splitlines(), start=1))
-    lines = [(number, line) for number, line in numbered if line and not line.startswith("#")]
-    name, name_at = "", 0
+    lines = [(f"line {number}", line) for number, line in numbered if line and not line.startswith("#")]
+    name = name_at = ""
     k = 0
     while k < len(lines):
         at, line = lines[k]
@@ -197,7 +260,7 @@ def _each_set(text: str, wanted: str) -> Iterator[tuple[int, Satellite | str]]:
         if _kind(line) == 0:
             if name and wanted in name.casefold():
                 yield name_at, f"{_shown(name)!r} has no TLE line 1 after its name"
-            name, name_at = line.removeprefix("0 ").strip(), at
+            name, name_at = _printable(line.removeprefix("0 ").strip()), at
             continue
         if name and wanted not in name.casefold():
             if _kind(line) == 2 or k == len(lines) or _kind(lines[k][1]) != 2:
@@ -210,8 +273,10 @@ def _each_set(text: str, wanted: str) -> Iterator[tuple[int, Satellite | str]]:
         else:
             at_2, line_2 = lines[k]
             k += 1
-            reason = _fault(1, line, name)
-            if reason:
+            usual = _usual(name, line, line_2)
+            if usual:
+                yield at, usual
+            elif reason := _fault(1, line, name):
                 yield at, reason
             else:
                 yield at_2, _fault(2, line_2, name) or _satellite(name, line, line_2)
@@ -230,7 +295,36 @@ def _of(name: str) -> str:
 
 
 def _shown(line: str) -> str:
-    return line if len(line) <= LINE_LENGTH else line[:LINE_LENGTH] + " ..."
+    return _printable(line if len(line) <= LINE_LENGTH else line[:LINE_LENGTH] + " ...")
+
+
+def _printable(text: str) -> str:
+    """Without what would move a terminal's cursor, or what no encoding can write; file content is shown to people."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _usual(name: str, line_1: str, line_2: str) -> Satellite | None:
+    """The satellite of two lines in the usual layout; None where a closer look is needed."""
+    if not (_USUAL[1].fullmatch(line_1) and _USUAL[2].fullmatch(line_2)):
+        return None
+    if line_1[68] != _checksum(line_1) or line_2[68] != _checksum(line_2):
+        return None
+    found = _satellite(name, line_1, line_2)
+    if isinstance(found, str) or not (
+        1.0 <= float(line_1[20:32]) <= 367.0
+        and found.inclination_deg <= 180.0
+        and found.raan_deg <= 360.0
+        and found.argument_of_perigee_deg <= 360.0
+        and found.mean_anomaly_deg <= 360.0
+        and 1e-6 <= found.mean_motion_rev_day <= 20.0
+    ):
+        return None
+    return found
+
+
+def _checksum(line: str) -> str:
+    """The last character that an element line should have."""
+    return str(sum(line[:68].encode("ascii", "replace").translate(_WORTH)) % 10)
 
 
 def _fault(which: int, line: str, name: str) -> str | None:
@@ -239,19 +333,27 @@ def _fault(which: int, line: str, name: str) -> str | None:
     if len(line) != LINE_LENGTH:
         return f"{says} has {len(line)} characters, expected {LINE_LENGTH}: {_shown(line)}"
     if not line.isascii():
-        return f"{says} has characters that are not ASCII: {line}"
-    total = sum(int(c) if c.isdigit() else c == "-" for c in line[:68]) % 10
-    if line[68] != str(total):
-        return f"{says} says checksum {line[68]} but adds up to {total}: {line}"
+        return f"{says} has characters that are not ASCII: {_shown(line)}"
+    if not line.isprintable():
+        return f"{says} has characters that cannot be printed: {_shown(line)}"
+    if line[68] != _checksum(line):
+        return f"{says} says checksum {line[68]} but adds up to {_checksum(line)}: {line}"
     if _number(line) is None:
         return f"{says} has catalogue number {line[2:7]!r}, expected five digits or a letter and four: {line}"
     for column in _COLUMNS[which]:
         text = line[column.first - 1 : column.last]
         where = f"{column.name} (columns {column.first}-{column.last})"
-        if not re.fullmatch(column.pattern, text) or not any(c.isdigit() for c in text):
+        empty = not any(c.isdigit() for c in text)
+        if not re.fullmatch(column.pattern, text) or (empty and not column.may_be_blank):
             return f"{says} has {text!r} for the {where}: {line}"
         if column.high and not column.low <= float(text.replace(" ", "")) <= column.high:
             return f"{says} has {text!r} for the {where}, expected {column.low:g} to {column.high:g}: {line}"
+    for column_number in _BLANK[which]:
+        if line[column_number - 1] != " ":
+            return f"{says} has {line[column_number - 1]!r} in column {column_number}, expected a blank: {line}"
+    kind = line[62]
+    if which == 1 and kind.isdigit() and int(kind) in omm.OTHER_THEORIES:
+        return f"{says} has ephemeris type {kind}, elements of {omm.OTHER_THEORIES[int(kind)]}, not SGP4's: {line}"
     return None
 
 
@@ -270,32 +372,52 @@ def _satellite(name: str, line_1: str, line_2: str) -> Satellite | str:
     number, number_2 = _number(line_1), _number(line_2)
     if number is None or number != number_2:
         return f"TLE lines{_of(name)} are of different satellites: line 1 says {number}, line 2 says {number_2}"
-    model = Satrec.twoline2rv(line_1, line_2)
-    if model.error:
-        return f"SGP4 refuses the elements{_of(name)} with error {model.error}: {SGP4_ERRORS[model.error]}"
-    return Satellite(
-        name=name or str(number),
-        number=number,
-        epoch_jd=model.jdsatepoch,
-        epoch_fr=model.jdsatepochF,
-        mean_motion_rev_day=float(line_2[52:63]),
-        eccentricity=float("0." + line_2[26:33].replace(" ", "0")),
-        inclination_deg=float(line_2[8:16]),
-        raan_deg=float(line_2[17:25]),
-        argument_of_perigee_deg=float(line_2[34:42]),
-        mean_anomaly_deg=float(line_2[43:51]),
-        bstar=model.bstar,
-        mean_motion_dot=float(line_1[33:43].replace(" ", "")),
-        mean_motion_ddot=_power(line_1[44:52]),
-        designator=line_1[9:17].strip(),
-        line1=line_1,
-        line2=line_2,
+    year = int(line_1[18:20])
+    whole, _, part = line_1[20:32].partition(".")
+    return _flyable(
+        Satellite(
+            name=name or str(number),
+            number=number,
+            epoch_jd=_new_year_jd(year + (1900 if year >= 57 else 2000)) + int(whole or 0) - 1,
+            epoch_fr=float("0." + part),
+            mean_motion_rev_day=float(line_2[52:63]),
+            eccentricity=float("0." + line_2[26:33].replace(" ", "0")),
+            inclination_deg=float(line_2[8:16]),
+            raan_deg=float(line_2[17:25]),
+            argument_of_perigee_deg=float(line_2[34:42]),
+            mean_anomaly_deg=float(line_2[43:51]),
+            bstar=_power(line_1[53:61]),
+            mean_motion_dot=float(line_1[33:43].replace(" ", "")),
+            mean_motion_ddot=_power(line_1[44:52]),
+            designator=line_1[9:17].strip(),
+            line1=line_1,
+            line2=line_2,
+        )
     )
+
+
+def _flyable(satellite: Satellite) -> Satellite | str:
+    """The satellite, or why SGP4 refuses it at its own epoch.
+
+    Low orbits whose perigee is 2 % above the equator's radius are not asked: SGP4's periodic terms there are below 1 %,
+    and nothing else can fail at the epoch. Checked by tests/test_tle.py over random elements.
+    """
+    n, e = satellite.mean_motion_rev_day, satellite.eccentricity
+    if n > 6.5 and (1.0 - e) * (17.043 / n) ** (2.0 / 3.0) > 1.02:  # 17.043 revolutions a day at the equator's radius
+        return satellite
+    error = satellite.satrec().error
+    if error:
+        of = "" if satellite.name == str(satellite.number) else _of(satellite.name)
+        return f"SGP4 refuses the elements{of} with error {error}: {SGP4_ERRORS[error]}"
+    return satellite
+
+
+@cache
+def _new_year_jd(year: int) -> float:
+    return date(year, 1, 1).toordinal() + omm.ORDINAL_JD
 
 
 def _power(text: str) -> float:
     """A field of five digits behind an unwritten point and a power of ten, as in "-11606-4"; blanks are 0."""
     digits, exponent = text[1:6].replace(" ", "0"), text[6:8].replace(" ", "0")
-    if not digits.isdigit():
-        return 0.0
     return float(f"{text[0].strip()}0.{digits}e{exponent}")

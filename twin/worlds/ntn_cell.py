@@ -23,12 +23,13 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from twin.catalogue import select
 from twin.channel import Fading, Link, draw_fading, path_gain, slot_link
 from twin.errors import ScenarioError, TleError
 from twin.faults import ClockSkew, Fault, Span, StaleTle, spans
 from twin.geometry import Pass, Pointing, Site, passes, pointing
 from twin.orbit import Ephemeris, ephemeris
-from twin.tle import read_tle
+from twin.tle import Satellite, read_tle
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.units import MEGA, SPEED_OF_LIGHT_M_S, from_db, to_db
 from twin.worlds.sky_faults import SEGMENT_S, Orbit, last_of, loss_db, older, told_orbit
@@ -44,17 +45,65 @@ LONGEST_S = 240 * 3600.0  # element sets are worth nothing after ten days
 CYCLE_SLOTS = 10  # control cycle of `leo` where the scenario gives none: T, our choice (docs/papers/ntn_cell.md)
 
 
+Altitude = Annotated[float, Meta(ge=0, le=1e9)]
+Inclination = Annotated[float, Meta(ge=0, le=180)]
+
+
 class Sky(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The scenario's table [sky]: which satellites there are, when, and from which elevation on they serve."""
 
     tle: Annotated[
-        str, Meta(description="element sets, TLE or 3LE, plain, .xz or .gz; a path beside the scenario file")
+        str,
+        Meta(description="element sets, TLE, 3LE or OMM, plain, .xz or .gz; a path beside the scenario file"),
     ]
     start_utc: Annotated[datetime, Meta(tz=True, description="slot 0, date and time with its zone (Z)")]
     name: Annotated[str, Meta(description="only satellites whose name contains this; empty for all")] = ""
+    numbers: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=999_999_999)], ...],
+        Meta(description="only satellites of these catalogue numbers; empty for all"),
+    ] = ()
+    altitude_m: (
+        Annotated[tuple[Altitude, Altitude], Meta(description="only a shell: lowest and highest mean altitude, m")]
+        | None
+    ) = None
+    inclination_deg: (
+        Annotated[
+            tuple[Inclination, Inclination], Meta(description="only a shell: lowest and highest inclination, degrees")
+        ]
+        | None
+    ) = None
+    raan_deg: (
+        Annotated[
+            float,
+            Meta(ge=0, le=360, description="only the plane whose node is nearest, at start_utc, to this, degrees"),
+        ]
+        | None
+    ) = None
     mask_deg: Annotated[float, Meta(ge=0, lt=90, description="elevation from which a satellite may serve, degrees")] = (
         30.0
     )
+
+    def satellites(self, folder: str | Path) -> list[Satellite]:
+        """The satellites this table asks for, in the order of its file; `folder` is where a relative path starts.
+
+        Raises ScenarioError naming the keys by which they were chosen.
+        """
+        asked: dict[str, Any] = {
+            "numbers": self.numbers,
+            "altitude_m": self.altitude_m,
+            "inclination_deg": self.inclination_deg,
+            "raan_deg": self.raan_deg,
+        }
+        try:
+            found = read_tle(Path(folder) / self.tle, name=self.name)
+            return select(found, **asked, at=self.start_utc)
+        except (TleError, ValueError) as error:
+            given = {"tle": self.tle, "name": self.name} | {k: v for k, v in asked.items() if v not in (None, ())}
+            keys = ", ".join(
+                f"sky.{key} = {list(value) if isinstance(value, tuple) else repr(value)}"
+                for key, value in given.items()
+            )
+            raise ScenarioError(f"{keys}: {error}") from None
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -502,10 +551,7 @@ def _ephemeris(sky: Sky, site: Site, folder: Path, seconds: float) -> tuple[Ephe
     """The sky over the window and so far beyond it that whoever is up in the window sets, and the passes in it."""
     if not FIRST_YEAR <= sky.start_utc.year <= LAST_YEAR:
         raise ScenarioError(f"sky.start_utc must be from {FIRST_YEAR} to {LAST_YEAR}, got {sky.start_utc.isoformat()}")
-    try:
-        satellites = read_tle(folder / sky.tle, name=sky.name)
-    except TleError as error:
-        raise ScenarioError(f"sky.tle = {sky.tle!r}, sky.name = {sky.name!r}: {error}") from None
+    satellites = sky.satellites(folder)
     beyond_s = LOOKAHEAD_S
     while True:
         cache = ephemeris(satellites, sky.start_utc, seconds + beyond_s, segment_s=SEGMENT_S)
