@@ -3,7 +3,8 @@
 Tables and progress are for people; `--json` puts exactly one object on stdout for machines.
 
 Exit codes: 0 fine; 1 a run broke a limit of its own, a replay differs, or a process fails its check; 2 bad input; 3 a
-controller never came; 130 Ctrl-C. The pages are in docs/: quickstart.md first, hil.md for what time means.
+controller never came, or a server gave nothing; 130 Ctrl-C. The pages are in docs/: quickstart.md first, hil.md for
+what time means.
 """
 
 import json
@@ -14,6 +15,7 @@ import tomllib
 import warnings
 from collections import Counter
 from dataclasses import asdict
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +27,11 @@ from hil import latency
 from hil.picture import Picture
 from hil.stats import plain
 from hil.tables import print_table, show, table_of
-from twin.errors import ScenarioError, TwinError, WireError
+from twin.errors import ScenarioError, TleError, TwinError, WireError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
+tle = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(tle, name="tle", help="Element sets: what is in a file, and newer ones from a server.")
 err = Console(stderr=True, highlight=False)
 
 INTERRUPTED = 130
@@ -541,6 +545,99 @@ def bench(
         _print_json(found)
     else:
         typer.echo(measure.table(found))
+
+
+@tle.command("info")
+def tle_info(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="TLE, 3LE or OMM (JSON, CSV, XML, KVN), also as .xz or .gz")
+    ],
+    at: Annotated[str | None, typer.Option(metavar="ISO", help="the instant to judge them at; default: now")] = None,
+    as_json: Json = False,
+) -> None:
+    """What is in a file of element sets, and how old it is.
+
+    How many, of whom, on which orbits, how old, and what error to expect of positions.
+    """
+    from hil import catalogue_table
+
+    found = catalogue_table.info(file, _instant(at))
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        catalogue_table.show(found)
+
+
+@tle.command("fetch")
+def tle_fetch(
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="one of CelesTrak's groups: starlink, oneweb, iridium-NEXT, active ..."),
+    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="instead: any address that gives element sets")] = None,
+    form: Annotated[
+        str,
+        typer.Option("--format", help="of a group: json, csv, xml, kvn, or tle, which leaves out numbers from 100000"),
+    ] = "json",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="file or folder; default: NAME-DATE.FORMAT here, with the day of the median epoch"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace that file if it has other element sets")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="ask although the copy is young, or the last answer an error; never after a 403"),
+    ] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="longest silence of the server, s")] = 30.0,
+    cache: Annotated[
+        Path | None, typer.Option(help="where copies are kept; default: ntn-twin/tle in XDG_CACHE_HOME or ~/.cache")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="with --group: a mirror of CelesTrak's gp.php")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch element sets, at most every two hours.
+
+    A copy is kept, and nobody is asked while it is young. What comes is read before it is kept. An error is reported,
+    not tried again.
+    """
+    from hil import fetch as fetching
+    from twin.errors import FetchError
+
+    if (group is None) == (url is None):
+        raise FetchError("fetch takes --group NAME, or --url URL, and not both")
+    if url is not None and (base is not None or form != "json"):
+        raise FetchError("--base and --format go with --group; an address given with --url is asked as it is")
+    address = url if url is not None else fetching.group_url(group or "", form, base or fetching.CELESTRAK)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    def say(text: str) -> None:
+        err.print(text, style="dim", soft_wrap=True, markup=False)
+
+    try:
+        came = fetching.fetch(address, cache, force, timeout_s, say=say)
+        path = fetching.save(came, out or Path(), overwrite)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        _print_json({"file": str(path), **came.to_dict()})
+        return
+    epoch = f"median epoch {came.copy.median_epoch_utc:%Y-%m-%d %H:%M} UTC"
+    typer.echo(f"{path}  {came.copy.sets:,} element sets, {epoch}; look into it with: ntn-twin tle info {path}")
+
+
+def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = datetime.min
+    if at.tzinfo is None:
+        raise TleError(f"--at takes an instant with its offset from UTC, as in 2022-02-22T13:00:00Z, got {text!r}")
+    return at
 
 
 def _fits(controller: str, agent: str) -> bool:

@@ -41,6 +41,8 @@ ERRORS = {
     "ContractBroken",
     "TwinError",
     "TleError",
+    "FetchError",
+    "NotServed",
     "ScenarioError",
     "ControllerError",
     "SeatEmpty",

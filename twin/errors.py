@@ -2,6 +2,8 @@
 
     TwinError
     ├── TleError          an element set that cannot be trusted: file, line and what is wrong with it
+    ├── FetchError        element sets that cannot be fetched as asked, or not kept
+    │   └── NotServed     the server cannot be reached, or gives no element sets
     ├── ScenarioError     a scenario key, value or file that cannot be flown
     ├── ControllerError   a controller that cannot be found, built or spoken to
     │   └── SeatEmpty     nobody took a seat in time
@@ -22,6 +24,16 @@ class TwinError(Exception):
 
 class TleError(TwinError):
     """A two-line element set that cannot be trusted."""
+
+
+class FetchError(TwinError):
+    """Element sets that cannot be fetched as asked, or not kept: an address, a cache, a file."""
+
+
+class NotServed(FetchError):
+    """The server cannot be reached, wants to be left alone, or gives something else than element sets."""
+
+    exit_code = 3
 
 
 class ScenarioError(TwinError):
