@@ -24,7 +24,7 @@ from sgp4.earth_gravity import wgs72
 
 from twin.errors import TleError
 from twin.tle import Satellite, TleWarning
-from twin.units import KILO, MINUTES_PER_DAY, SECONDS_PER_DAY, UNIX_EPOCH_JD
+from twin.units import KILO, MINUTES_PER_DAY, SECONDS_PER_DAY, UNIX_EPOCH_JD, utc
 
 OLD_DAYS = 3.0  # elements further from the instant they are flown at are told of
 AGE_DAYS = (0.0, 0.5, 1.0, 3.0, 7.0, 14.0)  # and the median error in position of Starlink's elements at that age, as
@@ -132,7 +132,7 @@ def select(
         each_deg = np.array([satellite.inclination_deg for satellite in found])
         found = _within(found, each_deg, inclination_deg, "an inclination", "deg")
     if raan_deg is not None:
-        at_utc = _utc(at) if at is not None else median_epoch_utc(found)
+        at_utc = utc(at) if at is not None else median_epoch_utc(found)
         each_deg = _orbits(found, at_utc).raan_deg
         groups = _around(each_deg, PLANE_GAP_DEG)
         middles_deg = [_median_deg(each_deg[group]) for group in groups]
@@ -205,7 +205,7 @@ def planes(
     everyone = satellites.satellites if isinstance(satellites, Shell) else tuple(satellites)
     if not everyone:
         return []
-    at_utc = median_epoch_utc(everyone) if at is None else _utc(at)
+    at_utc = median_epoch_utc(everyone) if at is None else utc(at)
     orbits = _orbits(everyone, at_utc)
     groups = [group for group in _around(orbits.raan_deg, gap_deg) if len(group) >= least]
     where_deg = [orbits.argument_of_latitude_deg[group] for group in groups]
@@ -237,7 +237,7 @@ def ages(satellites: Sequence[Satellite], at: str | datetime) -> np.ndarray:
 
     Returns (n_satellites,) days, negative where the instant is before the epoch.
     """
-    at_utc = _utc(at)
+    at_utc = utc(at)
     since = at_utc - datetime(1970, 1, 1, tzinfo=UTC)
     fr = (since.seconds + since.microseconds * 1e-6) / SECONDS_PER_DAY
     epoch_jd = np.array([satellite.epoch_jd for satellite in satellites])
@@ -284,13 +284,6 @@ def warn_of_age(satellites: Sequence[Satellite], at_utc: str | datetime, stackle
 
 def _away(days: float) -> str:
     return f"{abs(days):.1f} days {'after' if days > 0 else 'before'}"
-
-
-def _utc(moment: str | datetime) -> datetime:
-    moment = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    if moment.tzinfo is None:
-        raise ValueError(f"an instant must say its offset from UTC, as in 2022-02-22T13:00:00Z, got {moment}")
-    return moment.astimezone(UTC)
 
 
 def _orbits(satellites: Sequence[Satellite], at_utc: datetime | None = None) -> _Orbits:

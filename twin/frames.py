@@ -81,14 +81,6 @@ def read_earth_orientation(path: str | Path) -> EarthOrientation:
     return EarthOrientation(mjd, table["dut1"], *pole_rad)
 
 
-def utc(moment: str | datetime) -> datetime:
-    """An instant as an aware datetime in UTC; ValueError for one that does not say its offset."""
-    stated = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    if stated.tzinfo is None:
-        raise ValueError(f"start must say its offset from UTC, as in 2022-02-22T13:00:00Z, got {moment}")
-    return stated.astimezone(UTC)
-
-
 def turns(
     start_utc: datetime, t_s: np.ndarray, orientation: EarthOrientation | None = None
 ) -> tuple[float, np.ndarray, np.ndarray, float]:

@@ -14,25 +14,25 @@ run along them, several at a time. No kernel here fuses multiplications with add
 so the same coefficients give the same bits on every machine.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from statistics import median
+from datetime import datetime, timedelta
 
 import numpy as np
 from numba import njit
 
+from twin.catalogue import warn_of_age
 from twin.fitting import Window, fit, likely, shortened
-from twin.frames import EarthOrientation, utc
+from twin.frames import EarthOrientation
 from twin.tle import Satellite, TleWarning
-from twin.units import SECONDS_PER_DAY
+from twin.units import utc
 
 PLAIN_DEGREE = 7  # where the length of the segments is given
 FINEST_M = 2e-5  # SGP4 itself solves Kepler's equation to 7e-6 m: nothing finer can be told from it
 MARGIN = 0.1  # of a segment: this far beyond either end the polynomial is still near, see `state`
-MAX_AGE_DAYS = 3.0  # median error of elements that old: 14 km
 TILE = 512  # satellites evaluated at a time, likewise
 NAMED = 5  # satellites in one warning
 
@@ -161,17 +161,111 @@ def ephemeris(
     than 3 days from the median epoch, and where error_m is not met: SGP4's own path has a kink where drag brings the
     eccentricity to the least it allows, 1e-6, which no polynomial follows. Checked by tests/test_orbit.py.
     """
+    start_utc = utc(start)
+    made = _made(satellites, Window(start_utc, first_s, seconds, orientation), error_m, segment_s, own_velocity)
+    warn_of_age(satellites, start_utc + timedelta(seconds=(first_s + seconds) / 2.0), stacklevel=3)
+    return made
+
+
+def pieces(
+    satellites: Sequence[Satellite],
+    start: str | datetime,
+    seconds: float,
+    *,
+    piece_s: float = 3600.0,
+    error_m: float = 1e-3,
+    segment_s: float | None = None,
+    own_velocity: bool = False,
+    orientation: EarthOrientation | None = None,
+) -> Iterator[Ephemeris]:
+    """A long window as one Ephemeris after the other, each of piece_s seconds, so that memory stays bounded.
+
+    All have the same t_s = 0, and a satellite that SGP4 loses is NaN from its piece on. Else as `ephemeris`; of the
+    age of elements it warns once, for the whole window.
+    """
+    start_utc = utc(start)
+    for k in range(max(1, math.ceil(seconds / piece_s))):
+        window = Window(start_utc, k * piece_s, min((k + 1) * piece_s, seconds), orientation)
+        yield _made(satellites, window, error_m, segment_s, own_velocity)
+        if k == 0:
+            warn_of_age(satellites, start_utc + timedelta(seconds=seconds / 2.0), stacklevel=2)
+
+
+class Rolling:
+    """An ephemeris without an end: pieces made as time moves on, the next one in a thread before it is needed.
+
+    piece_s  s  length of a piece. Three are in memory at most: the last, the one in use, the next.
+
+    The same instant gives the same bits whenever and in whatever order it is asked for. Other arguments, errors and
+    warnings as `ephemeris`; of the age of elements it warns once, for its start. `close` it, or use it as a context.
+    """
+
+    def __init__(
+        self,
+        satellites: Sequence[Satellite],
+        start: str | datetime,
+        *,
+        piece_s: float = 3600.0,
+        error_m: float = 1e-3,
+        segment_s: float | None = None,
+        own_velocity: bool = False,
+        orientation: EarthOrientation | None = None,
+    ):
+        self.satellites, self.start_utc, self.piece_s = tuple(satellites), utc(start), float(piece_s)
+        self._orientation, self._options = orientation, (error_m, segment_s, own_velocity)
+        self._pieces: dict[int, Future[Ephemeris]] = {}
+        self._maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ephemeris")
+        if satellites:
+            warn_of_age(satellites, self.start_utc, stacklevel=3)
+
+    def __enter__(self) -> "Rolling":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def at(self, t_s: float) -> Ephemeris:
+        """The piece that holds t_s, s after the start; from half of a piece on the next one is in the making.
+
+        Raises ValueError for a time before the start, or when nothing could be made of what was asked for.
+        """
+        if not 0.0 <= t_s < math.inf:
+            raise ValueError(f"t_s must be 0 or more, got {t_s:g}")
+        k = int(t_s // self.piece_s)
+        for number in (k, k + 1) if t_s >= (k + 0.5) * self.piece_s else (k,):
+            if number not in self._pieces:
+                self._pieces[number] = self._maker.submit(self._make, number)
+        for number in [number for number in self._pieces if abs(number - k) > 1]:
+            self._pieces.pop(number).cancel()
+        return self._pieces[k].result()
+
+    def state(self, t_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities at one time; see Ephemeris.state."""
+        return self.at(t_s).state(t_s)
+
+    def close(self) -> None:
+        """Let go of the pieces and of the thread."""
+        self._maker.shutdown(cancel_futures=True)
+        self._pieces.clear()
+
+    def _make(self, number: int) -> Ephemeris:
+        window = Window(self.start_utc, number * self.piece_s, (number + 1) * self.piece_s, self._orientation)
+        return _made(self.satellites, window, *self._options)
+
+
+def _made(
+    satellites: Sequence[Satellite], window: Window, error_m: float, segment_s: float | None, own_velocity: bool
+) -> Ephemeris:
+    """What `ephemeris` returns, and its errors; of its warnings that of the bound."""
     if not satellites:
         raise ValueError("an ephemeris needs at least one satellite, got none")
-    if not seconds > first_s or (segment_s is not None and not segment_s > 0.0):
+    if not (window.seconds > window.first_s >= 0.0 and (segment_s is None or segment_s > 0.0)):
         raise ValueError(
-            f"seconds must be greater than first_s and segment_s than 0, got {seconds:g}, {first_s:g} and {segment_s}"
+            f"expected 0 <= first_s < seconds, and segment_s greater than 0, got first_s {window.first_s:g}, "
+            f"seconds {window.seconds:g} and segment_s {segment_s}"
         )
     if not error_m >= FINEST_M:
-        raise ValueError(f"error_m must be {FINEST_M:g} or more, which SGP4 itself does not keep, got {error_m:g}")
-    start_utc = utc(start)
-    _warn_of_age(satellites, start_utc + timedelta(seconds=(first_s + seconds) / 2.0))
-    window = Window(start_utc, float(first_s), float(seconds), orientation)
+        raise ValueError(f"error_m must be {FINEST_M:g} or more, SGP4 itself keeps no less, got {error_m:g}")
     degree, length_s = (PLAIN_DEGREE, float(segment_s)) if segment_s is not None else likely(satellites, error_m)
     found = fit(satellites, window, degree, length_s, own_velocity)
     rough = np.flatnonzero(found.fit_error_m > error_m) if segment_s is None else ()
@@ -182,69 +276,15 @@ def ephemeris(
         _warn_of_rough(satellites, found.fit_error_m, error_m)
     return Ephemeris(
         tuple(satellites),
-        start_utc,
-        window.seconds,
+        window.start_utc,
+        float(window.seconds),
         length_s,
         found.store[0],
         found.error_code,
         found.fit_error_m,
-        window.first_s,
+        float(window.first_s),
         found.store[1] if own_velocity else None,
     )
-
-
-def pieces(
-    satellites: Sequence[Satellite], start: str | datetime, seconds: float, piece_s: float = 3600.0, **options
-) -> Iterator[Ephemeris]:
-    """A long window as one Ephemeris after the other, each of piece_s seconds, so that memory stays bounded.
-
-    All have the same t_s = 0, and a satellite that SGP4 loses is NaN from its piece on. Arguments as `ephemeris`.
-    """
-    first_s = float(options.pop("first_s", 0.0))
-    while first_s < seconds:
-        last_s = min(first_s + piece_s, seconds)
-        yield ephemeris(satellites, start, last_s, first_s=first_s, **options)
-        first_s = last_s
-
-
-class Rolling:
-    """An ephemeris without an end: pieces made as time moves on, the next one in a thread before it is needed.
-
-    piece_s  s  length of a piece. Three are in memory at most: the last, the one in use, the next.
-
-    The same instant gives the same bits whenever and in whatever order it is asked for.
-    """
-
-    def __init__(self, satellites: Sequence[Satellite], start: str | datetime, piece_s: float = 3600.0, **options):
-        self.satellites, self.start_utc, self.piece_s = tuple(satellites), utc(start), float(piece_s)
-        self._options = options
-        self._made: dict[int, Future[Ephemeris]] = {}
-        self._maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ephemeris")
-
-    def at(self, t_s: float) -> Ephemeris:
-        """The piece that holds t_s, s after the start; from half of a piece on the next one is in the making."""
-        if not t_s >= 0.0:
-            raise ValueError(f"t_s must be 0 or more, got {t_s:g}")
-        k = int(t_s // self.piece_s)
-        for number in (k, k + 1) if t_s >= (k + 0.5) * self.piece_s else (k,):
-            if number not in self._made:
-                self._made[number] = self._maker.submit(self._make, number)
-        for number in [number for number in self._made if abs(number - k) > 1]:
-            self._made.pop(number).cancel()
-        return self._made[k].result()
-
-    def state(self, t_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and velocities at one time; see Ephemeris.state."""
-        return self.at(t_s).state(t_s)
-
-    def close(self) -> None:
-        """Let go of the pieces and of the thread."""
-        self._maker.shutdown(cancel_futures=True)
-        self._made.clear()
-
-    def _make(self, number: int) -> Ephemeris:
-        window_s = number * self.piece_s, (number + 1) * self.piece_s
-        return ephemeris(self.satellites, self.start_utc, window_s[1], first_s=window_s[0], **self._options)
 
 
 def track(coefficients_m: np.ndarray, span_s: np.ndarray, t_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -345,18 +385,6 @@ def add_four(a, b, c, d, weight_a, weight_b, weight_c, weight_d, anew, out):
     else:
         for i in range(out.size):
             out[i] += (weight_a * a[i] + weight_b * b[i]) + (weight_c * c[i] + weight_d * d[i])
-
-
-def _warn_of_age(satellites: Sequence[Satellite], middle_utc: datetime) -> None:
-    epoch_s = median(satellite.epoch_utc.timestamp() for satellite in satellites)
-    age_days = (middle_utc.timestamp() - epoch_s) / SECONDS_PER_DAY
-    if abs(age_days) > MAX_AGE_DAYS:
-        warnings.warn(
-            f"the window is {abs(age_days):.1f} days {'after' if age_days > 0 else 'before'} the median epoch of its "
-            f"elements ({datetime.fromtimestamp(epoch_s, UTC):%Y-%m-%dT%H:%MZ}); expect errors of tens of kilometres",
-            TleWarning,
-            stacklevel=3,
-        )
 
 
 def _warn_of_rough(satellites: Sequence[Satellite], fit_error_m: np.ndarray, error_m: float) -> None:

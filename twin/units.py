@@ -1,4 +1,6 @@
-"""Physical constants with their sources, and the two conversions everybody needs."""
+"""Physical constants with their sources, and the conversions everybody needs."""
+
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -31,3 +33,11 @@ def to_db(linear):
 def from_db(db):
     """The power ratio of a level in dB, any shape."""
     return 10.0 ** (np.asarray(db) / 10.0)
+
+
+def utc(moment: str | datetime) -> datetime:
+    """An instant, given as a datetime or as ISO 8601 text, in UTC; ValueError for one that does not say its offset."""
+    stated = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    if stated.tzinfo is None:
+        raise ValueError(f"an instant must say its offset from UTC, as in 2022-02-22T13:00:00Z, got {moment}")
+    return stated.astimezone(UTC)
