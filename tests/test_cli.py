@@ -384,7 +384,7 @@ def test_compressed_snapshot_cut_short_is_told(ntn_twin, tmp_path):
     a_scenario_with("cut.tle.xz", tmp_path)
     said = ntn_twin("run", "mine.toml")
     assert (said.code, said.out) == (2, "")
-    assert "cut.tle.xz cannot be read: Compressed data ended" in said.err
+    assert "cut.tle.xz cannot be read: Compressed file ended" in said.err
 
 
 def test_line_cut_short_is_named_and_the_others_fly(ntn_twin, tmp_path):
