@@ -26,6 +26,7 @@ CHECKED_AT = (
     0.0,
 )  # of a segment from -1 to 1: here the error of an interpolation at an even number of nodes peaks
 PIECE_SEGMENTS = 16  # SGP4 is asked for so many segments at a time, which stay in the processor's cache
+MARGIN = 0.1  # of a segment: so far beyond either end of the window the polynomials are used
 LANES = 8  # satellites whose coefficients share a cache line
 SHORT_PERIOD = 1e-3  # the oblate Earth's short-period terms, of the radius, at up to three times the orbit's rate
 

@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Meta
 from numba import njit
 
-from twin.orbit import TILE, Ephemeris, combine, weights_at
+from twin.orbit import TILE, Ephemeris, combine, evaluate, weights_at
 from twin.units import SPEED_OF_LIGHT_M_S, WGS84_FLATTENING, WGS84_RADIUS_M
 
 N_LOOK = 6  # arrays of a Look
@@ -147,19 +147,16 @@ def look(
     Returns a Look of (n_satellites,) or (n_satellites, n_times). Raises ValueError for a site that is none or a time
     outside the ephemeris. Checked by tests/test_geometry.py against skyfield.
     """
-    times_s = sky._checked(t_s)
+    times_s = sky.checked(t_s)
     site = _site(latitude_deg, longitude_deg, altitude_m)
-    out = np.empty((N_LOOK, times_s.size, len(sky.satellites)))
-    look_at(
-        sky.coefficients_m,
-        sky.first_s,
-        sky.segment_s,
-        np.atleast_1d(times_s),
-        site.position_m,
-        site.axes,
-        carrier_hz,
-        out,
-    )
+    at_s, where = np.atleast_1d(times_s), (site.position_m, site.axes, carrier_hz)
+    out = np.empty((N_LOOK, at_s.size, len(sky.satellites)))
+    look_at(sky.coefficients_m, sky.first_s, sky.segment_s, at_s, *where, out)
+    for one in sky.kinked:
+        states, rows = evaluate(one.store[0], one.edges_s, at_s), np.empty((N_LOOK, at_s.size))
+        arguments = *states.transpose(0, 2, 1).reshape(6, -1), *where, *rows
+        topocentric(*arguments)
+        out[:, :, one.index] = rows
     return Look(*(out[:, 0] if times_s.ndim == 0 else out.transpose(0, 2, 1)))
 
 

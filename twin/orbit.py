@@ -25,14 +25,14 @@ import numpy as np
 from numba import njit
 
 from twin.catalogue import warn_of_age
-from twin.fitting import Window, fit, likely, shortened
+from twin.fitting import MARGIN, Polynomials, Window, fit, likely, shortened
 from twin.frames import EarthOrientation
+from twin.kinks import Kinked, kinked
 from twin.tle import Satellite, TleWarning
 from twin.units import utc
 
 PLAIN_DEGREE = 7  # where the length of the segments is given
 FINEST_M = 2e-5  # SGP4 itself solves Kepler's equation to 7e-6 m: nothing finer can be told from it
-MARGIN = 0.1  # of a segment: this far beyond either end the polynomial is still near, see `state`
 TILE = 512  # satellites evaluated at a time, likewise
 NAMED = 5  # satellites in one warning
 
@@ -51,6 +51,8 @@ class Ephemeris:
     fit_error_m     (n_satellites,)  m  how far the polynomials are from SGP4 between their nodes, at most
     first_s         s              beginning of the window: 0 but for a piece of a longer one
     own_velocity_m_s  as coefficients_m, m/s  SGP4's own velocity, Earth-fixed; None unless asked for
+    kinked            satellites whose path has kinks, in segments of their own, which all methods and `look` use;
+                      `coefficients_m` misses them there by less than a metre
     """
 
     satellites: tuple[Satellite, ...]
@@ -62,6 +64,7 @@ class Ephemeris:
     fit_error_m: np.ndarray
     first_s: float = 0.0
     own_velocity_m_s: np.ndarray | None = None
+    kinked: tuple[Kinked, ...] = ()
 
     def state(self, t_s: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions and their derivatives, ECEF.
@@ -73,9 +76,11 @@ class Ephemeris:
         default segments still hold to a centimetre. Raises ValueError for times further outside.
         Checked by tests/test_orbit.py against sgp4 and skyfield (1 mm each).
         """
-        times_s = self._checked(t_s)
+        times_s = self.checked(t_s)
         states = np.empty((2, times_s.size, 3, len(self.satellites)))
         states_at(self.coefficients_m, self.first_s, self.segment_s, np.atleast_1d(times_s), states)
+        for one in self.kinked:
+            states[..., one.index] = evaluate(one.store[0], one.edges_s, np.atleast_1d(times_s))
         if times_s.ndim == 0:
             return states[0, 0].T, states[1, 0].T
         return states[0].transpose(2, 0, 1), states[1].transpose(2, 0, 1)
@@ -95,13 +100,12 @@ class Ephemeris:
         """
         if self.own_velocity_m_s is None:
             raise ValueError("this ephemeris has no velocities of SGP4's own; build it with own_velocity=True")
-        return replace(self, coefficients_m=self.own_velocity_m_s).state(t_s)[0]
+        own = tuple(replace(one, store=one.store[1:]) for one in self.kinked)
+        return replace(self, coefficients_m=self.own_velocity_m_s, kinked=own).state(t_s)[0]
 
-    def state_of(self, satellite_index: int, t_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Position and velocity of one satellite at many times, both (n_times, 3), m and m/s; see `state`."""
-        times_s = np.atleast_1d(self._checked(t_s))
-        rows = np.ascontiguousarray(self.coefficients_m[..., satellite_index])
-        return evaluate(rows, self.first_s + 0.5 * self.segment_s, 0.5 * self.segment_s, times_s)
+    def state_of(self, satellite_index: int, t_s: np.ndarray) -> np.ndarray:
+        """Position and velocity of one satellite at many times, (2, n_times, 3), m and m/s; see `state`."""
+        return evaluate(*self._segments(satellite_index), np.atleast_1d(self.checked(t_s)))
 
     def segment(self, satellite_index: int, t_s: float) -> tuple[np.ndarray, np.ndarray]:
         """What `track` needs to know one satellite around t_s.
@@ -109,16 +113,26 @@ class Ephemeris:
         Returns coefficients_m (3, n_coefficients) m and span_s (2,): middle and half length of the segment, seconds
         after start_utc.
         """
-        self._checked(t_s)
-        k = min(max(int((t_s - self.first_s) // self.segment_s), 0), len(self.coefficients_m) - 1)
-        span_s = np.array([self.first_s + (k + 0.5) * self.segment_s, 0.5 * self.segment_s])
-        return self.coefficients_m[k, :, :, satellite_index].copy(), span_s
+        self.checked(t_s)
+        coefficients_m, edges_s = self._segments(satellite_index)
+        k = min(max(int(np.searchsorted(edges_s, t_s, side="right")) - 1, 0), len(coefficients_m) - 1)
+        span_s = 0.5 * np.array([edges_s[k + 1] + edges_s[k], edges_s[k + 1] - edges_s[k]])
+        return coefficients_m[k].copy(), span_s
+
+    def _segments(self, satellite_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """One satellite's coefficients, (n_segments, 3, n_coefficients), and the edges of its segments, s."""
+        for one in self.kinked:
+            if one.index == satellite_index:
+                return one.store[0], one.edges_s
+        edges_s = self.first_s + np.arange(len(self.coefficients_m) + 1) * self.segment_s
+        return np.ascontiguousarray(self.coefficients_m[..., satellite_index]), edges_s
 
     def utc(self, t_s: float) -> datetime:
         """The instant t_s seconds after the start (aware, UTC)."""
         return self.start_utc + timedelta(seconds=float(t_s))
 
-    def _checked(self, t_s: float | np.ndarray) -> np.ndarray:
+    def checked(self, t_s: float | np.ndarray) -> np.ndarray:
+        """Times as an array, () or (n_times,); ValueError for those it does not hold for."""
         times_s = np.array(t_s, dtype=float)
         margin_s = MARGIN * self.segment_s
         last_s = self.first_s + len(self.coefficients_m) * self.segment_s
@@ -158,8 +172,8 @@ def ephemeris(
 
     Returns an Ephemeris; a satellite that SGP4 cannot propagate through the whole window is a row of NaN with its code.
     Raises ValueError when nothing is asked for or `start` has no offset. Warns (TleWarning) when the window is more
-    than 3 days from the median epoch, and where error_m is not met: SGP4's own path has a kink where drag brings the
-    eccentricity to the least it allows, 1e-6, which no polynomial follows. Checked by tests/test_orbit.py.
+    than 3 days from the median epoch, and where error_m is not met, which no low orbit has been seen to need.
+    Checked by tests/test_orbit.py.
     """
     start_utc = utc(start)
     made = _made(satellites, Window(start_utc, first_s, seconds, orientation), error_m, segment_s, own_velocity)
@@ -267,12 +281,12 @@ def _made(
     if not error_m >= FINEST_M:
         raise ValueError(f"error_m must be {FINEST_M:g} or more, SGP4 itself keeps no less, got {error_m:g}")
     degree, length_s = (PLAIN_DEGREE, float(segment_s)) if segment_s is not None else likely(satellites, error_m)
-    found = fit(satellites, window, degree, length_s, own_velocity)
+    found, apart = _fitted(satellites, window, degree, length_s, own_velocity)
     rough = np.flatnonzero(found.fit_error_m > error_m) if segment_s is None else ()
     if len(rough):
         enough_s = shortened([satellites[int(i)] for i in rough], window, degree, length_s, error_m)
         if enough_s < length_s:
-            length_s, found = enough_s, fit(satellites, window, degree, enough_s, own_velocity)
+            length_s, (found, apart) = enough_s, _fitted(satellites, window, degree, enough_s, own_velocity)
         _warn_of_rough(satellites, found.fit_error_m, error_m)
     return Ephemeris(
         tuple(satellites),
@@ -284,7 +298,20 @@ def _made(
         found.fit_error_m,
         float(window.first_s),
         found.store[1] if own_velocity else None,
+        apart,
     )
+
+
+def _fitted(
+    satellites: Sequence[Satellite], window: Window, degree: int, segment_s: float, own_velocity: bool
+) -> tuple[Polynomials, tuple[Kinked, ...]]:
+    """Polynomials of all, and those of satellites with kinks, whose error counts instead."""
+    found = fit(satellites, window, degree, segment_s, own_velocity)
+    apart = kinked(satellites, window, degree, segment_s, own_velocity)
+    flown = tuple(one for one in apart if found.error_code[one.index] == 0)
+    for one in flown:
+        found.fit_error_m[one.index] = one.fit_error_m
+    return found, flown
 
 
 def track(coefficients_m: np.ndarray, span_s: np.ndarray, t_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -298,35 +325,35 @@ def track(coefficients_m: np.ndarray, span_s: np.ndarray, t_s: np.ndarray) -> tu
     """
     # Copies, because arrays off the wire are read-only, a type of their own for which numba would compile again.
     rows = np.array(coefficients_m, dtype=float)[None]
-    return evaluate(rows, float(span_s[0]), float(span_s[1]), np.array(t_s, dtype=float))
+    edges_s = np.array([span_s[0] - span_s[1], span_s[0] + span_s[1]])
+    position_m, velocity_m_s = evaluate(rows, edges_s, np.array(t_s, dtype=float))
+    return position_m, velocity_m_s
 
 
 @njit(cache=True, nogil=True)
-def evaluate(coefficients_m, first_middle_s, half_s, t_s):
+def evaluate(coefficients_m, edges_s, t_s):
     """Kernel: one satellite's polynomials and their derivatives at many times.
 
     coefficients_m  (n_segments, 3, n_coefficients)  m
-    first_middle_s  ()         s  middle of the first segment
-    half_s          ()         s  half the length of a segment
-    t_s             (n_times,) s
+    edges_s         (n_segments + 1,)  s  where the segments begin and end
+    t_s             (n_times,)         s
 
-    Returns position_m and velocity_m_s, both (n_times, 3). Outside all segments the nearest one is used.
+    Returns position_m and velocity_m_s, (2, n_times, 3). Outside all segments the nearest one is used.
     """
     n_segments, _, n_coefficients = coefficients_m.shape
-    position_m = np.empty((t_s.size, 3))
-    velocity_m_s = np.empty((t_s.size, 3))
+    states = np.empty((2, t_s.size, 3))
     for j in range(t_s.size):
-        since_middle = (t_s[j] - first_middle_s) / (2.0 * half_s)
-        k = min(max(int(np.floor(since_middle + 0.5)), 0), n_segments - 1)
-        u = 2.0 * (since_middle - k)
+        k = min(max(np.searchsorted(edges_s, t_s[j], side="right") - 1, 0), n_segments - 1)
+        half_s = 0.5 * (edges_s[k + 1] - edges_s[k])
+        u = (t_s[j] - edges_s[k]) / half_s - 1.0
         for axis in range(3):
             value, slope = 0.0, 0.0
             for power in range(n_coefficients - 1, -1, -1):
                 slope = slope * u + value
                 value = value * u + coefficients_m[k, axis, power]
-            position_m[j, axis] = value
-            velocity_m_s[j, axis] = slope / half_s
-    return position_m, velocity_m_s
+            states[0, j, axis] = value
+            states[1, j, axis] = slope / half_s
+    return states
 
 
 @njit(cache=True, nogil=True)

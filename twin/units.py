@@ -13,6 +13,7 @@ WGS84_FLATTENING = 1.0 / 298.257_223_563  # NIMA TR8350.2
 SPHERE_RADIUS_M = 6_371_000.0  # TR 38.811 eq. 6.6-3: for reproducing its tables, never for TLE runs
 SECONDS_PER_DAY = 86_400.0
 MINUTES_PER_DAY = 1_440.0
+SECONDS_PER_MINUTE = 60.0
 UNIX_EPOCH_JD = 2_440_587.5  # Julian date of 1970-01-01T00:00Z
 SGP4_EPOCH_JD = 2_433_281.5  # of 1949-12-31T00:00Z, from which sgp4's initialisation counts its days
 KILO = 1e3
