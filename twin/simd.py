@@ -34,7 +34,7 @@ def _prefer_512(_typing):
 @overload(wide_vectors, inline="always")  # inlined, for the wish has to stand in the kernel itself
 def _wide_vectors():
     def body():
-        _prefer_512()
+        _prefer_512()  # type: ignore[call-arg]  # numba hands in the first argument itself
 
     return body
 
@@ -60,7 +60,7 @@ def _put_line_past_caches(_typing, to, at, values, first):
 @overload(_put_line)
 def _put_line_compiled(to, at, values, first):
     def body(to, at, values, first):
-        _put_line_past_caches(to, at, values, first)
+        _put_line_past_caches(to, at, values, first)  # type: ignore[call-arg]  # as above
 
     return body
 
