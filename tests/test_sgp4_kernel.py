@@ -2,6 +2,7 @@
 
 import multiprocessing
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -103,17 +104,21 @@ def test_every_file_at_hand_flies_as_by_sgp4(file):
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared TLE lists are not beside the checkout")
 @pytest.mark.parametrize("file", FILES)
-def test_every_satellite_of_every_file_flies_as_by_sgp4_minute_by_minute_and_over_days(file):
+def test_every_near_earth_satellite_of_every_file_flies_as_by_sgp4_within_three_days_of_its_epoch(file):
     satellites = read(SHARED / file)
-    jd = np.full(200, np.median([s.epoch_jd for s in satellites]))
-    fr = np.median([s.epoch_fr for s in satellites])
+    satellites = [s for s, deep in zip(satellites, Propagator(satellites).deep) if not deep]
+    days = np.concatenate(
+        [np.linspace(-3.0, 3.0, 200), *(start + np.arange(256) / 1440.0 for start in (-1.0, 0.0, 2.8))]
+    )
     for first in range(0, len(satellites), 500):
         some = satellites[first : first + 500]
-        propagator = Propagator(some)
-        for start_days in (-3.0, -1.0, 0.0, 2.9):
-            for step_minutes in (1.0, 43.2):
-                times = jd, fr + start_days + np.arange(200) * step_minutes / MINUTES_PER_DAY
-                assert_equal_states(propagator.propagate(*times), by_sgp4(some, *times))
+        fr = np.stack([s.epoch_fr + days for s in some])
+        minutes = (fr - np.array([[s.epoch_fr] for s in some])) * MINUTES_PER_DAY
+        theirs = [s.satrec().sgp4_array(np.full(days.size, s.epoch_jd), fr[k]) for k, s in enumerate(some)]
+        code, position_km, velocity_km_s = (np.stack([one[k] for one in theirs]) for k in range(3))
+        assert_equal_states(
+            Propagator(some).propagate_minutes(minutes), (code, position_km * KILO, velocity_km_s * KILO)
+        )
 
 
 def verification_cases():
@@ -188,13 +193,15 @@ def test_random_elements_fly_as_by_sgp4(rev_day, eccentricity, inclination_deg, 
     times = np.full(fr.size, satellite.epoch_jd), fr
     ours, theirs = propagator.propagate(*times), by_sgp4([satellite], *times)
     np.testing.assert_array_equal(ours[0], theirs[0])
-    # sgp4 leaves its iteration once a step is below 1e-12 radians, so a last bit decides on as much now and then: with
-    # the radius taken in, that is more than ten micrometres from 10,000 km up, or where the model has run wild.
-    radius_m = np.abs(theirs[1]).max(axis=-1)
+    # Near the ground SGP4 multiplies last bits without bound: what a few of them do to sgp4's own answer is allowed
+    # for. And sgp4 leaves its iteration once a step is below 1e-12 radians, on which a last bit decides now and then:
+    # from 10,000 km up that is more than ten micrometres.
+    bits_off = by_sgp4([replace(satellite, mean_motion_rev_day=rev_day * (1.0 + 1e-15))], *times)
+    reach = np.maximum(1.0, np.abs(theirs[1]).max(axis=-1) / 1e7)
     for k, tolerance in ((1, TEN_MICROMETRES), (2, TEN_NANOMETRES_A_SECOND)):
-        off = np.abs(ours[k] - theirs[k]).max(axis=-1) / np.maximum(1.0, radius_m / 1e7)
-        assert not np.any(off[theirs[0] == 0] > tolerance)
         np.testing.assert_array_equal(np.isnan(ours[k]), np.isnan(theirs[k]))
+        off, last_bits = (np.abs(states[k] - theirs[k]).max(axis=-1) for states in (ours, bits_off))
+        assert not np.any(off[theirs[0] == 0] > (tolerance * reach + 10.0 * last_bits)[theirs[0] == 0])
 
 
 def test_deep_and_near_satellites_in_one_call_keep_their_places(plain):

@@ -253,9 +253,7 @@ def fly(constants, which, epoch, unit, whole, part, streaming, error_code, posit
         first = 0
         while first < n_times:
             n = min(TILE, n_times - first)
-            for k in range(n):
-                from_epoch = (whole[row, first + k] - epoch[i, 0]) * unit
-                work[MINUTES + k] = from_epoch + (part[row, first + k] - epoch[i, 1]) * unit
+            minutes_from(whole[row, first:], part[row, first:], epoch[i, 0], epoch[i, 1], unit, n, work)
             at = i * n_times + first
             n = fly_tile(constants[i], work, n, error_code[at:])
             interleave(work, n, position, velocity)
@@ -266,6 +264,14 @@ def fly(constants, which, epoch, unit, whole, part, streaming, error_code, posit
                 put(position, 3 * n, position_teme_m, 3 * at)
                 put(velocity, 3 * n, velocity_teme_m_s, 3 * at)
             first += n
+
+
+@kernel
+def minutes_from(whole, part, epoch_whole, epoch_part, unit, n, work):
+    """Kernel: minutes since the epoch, in sgp4's order of operations, which decides the last digits."""
+    wide_vectors()
+    for k in range(n):
+        work[MINUTES + k] = (whole[k] - epoch_whole) * unit + (part[k] - epoch_part) * unit
 
 
 @kernel
@@ -291,7 +297,7 @@ def fly_tile(row, work, n, error_code):
         middle, half = 0.5 * (first + last), 0.5 * abs(last - first)
         if holds(row, middle, half) and in_reach(work, n, middle, half):
             break
-        if n <= LANES:
+        if n <= LANES or not holds(row, middle, 0.0):
             for k in range(n):
                 error_code[k] = exact(row, work, k)
             return n
@@ -343,7 +349,7 @@ def holds(row, middle, half):
         + t * (3.0 * abs(row[LONGITUDE_3]) + t * (4.0 * abs(row[LONGITUDE_4]) + t * 5.0 * abs(row[LONGITUDE_5])))
     )  # fmt: skip
     eta = abs(row[ETA])
-    periodic = abs(row[PERIGEE_DRAG]) * half + abs(row[ANOMALY_DRAG]) * ((1.0 + eta) ** 3 - (1.0 - eta) ** 3)
+    periodic = abs(row[PERIGEE_DRAG]) * half + abs(row[ANOMALY_DRAG]) * ((1.0 + eta) ** 3 - 1.0)
     perigee = abs(row[PERIGEE_RATE]) * half + periodic
     node = (abs(row[NODE_RATE]) + 2.0 * abs(row[NODE_DRAG]) * t) * half + 0.001
     return (
@@ -450,7 +456,7 @@ def mean_anomaly(row, work, n, middle):
     """Kernel: sine and cosine of the mean anomaly, its drag terms as of the middle of the tile."""
     wide_vectors()
     at_middle = row[MEAN_ANOMALY] + row[MEAN_ANOMALY_RATE] * middle
-    at_middle = at_middle + drag_longitude(row, middle) + row[PERIGEE_DRAG] * middle
+    at_middle = at_middle + drag_longitude(row, middle) + drag_perigee(row, middle)
     quarter = 0.25 * np.fmod(at_middle, TWO_PI)
     rate = 0.25 * row[MEAN_ANOMALY_RATE]
     for k in range(n):
@@ -470,12 +476,12 @@ def secular_and_long_period(row, work, n, middle):
     longitude_2, longitude_3 = n_0 * row[LONGITUDE_2], n_0 * row[LONGITUDE_3]
     longitude_4, longitude_5 = n_0 * row[LONGITUDE_4], n_0 * row[LONGITUDE_5]
     drag_m = drag_longitude(row, middle)
-    perigee_drag = row[PERIGEE_DRAG]
-    sin_back, cos_back = sincos_of_four(0.25 * (drag_m + perigee_drag * middle))
+    perigee_m = drag_perigee(row, middle)
+    sin_back, cos_back = sincos_of_four(0.25 * (drag_m + perigee_m))
     sin_drag, cos_drag = sincos_of_four(0.25 * drag_m)
-    sin_w, cos_w = sincos_of_four(0.25 * (row[PERIGEE] + (row[PERIGEE_RATE] - perigee_drag) * middle))
-    perigee_rate = row[PERIGEE_RATE]
-    eta, anomaly_drag, cube_0 = row[ETA], row[ANOMALY_DRAG], row[CUBE_0]
+    sin_w, cos_w = sincos_of_four(0.25 * (row[PERIGEE] + row[PERIGEE_RATE] * middle - perigee_m))
+    perigee_rate, perigee_drag = row[PERIGEE_RATE], row[PERIGEE_DRAG]
+    eta, anomaly_drag = row[ETA], row[ANOMALY_DRAG]
     axis_1, axis_2, axis_3, axis_4 = row[AXIS_1], row[AXIS_2], row[AXIS_3], row[AXIS_4]
     e_1, e_sine = row[ECCENTRICITY_1], row[ECCENTRICITY_SINE]
     e_0 = row[ECCENTRICITY_0] + e_sine * row[SINE_0]
@@ -488,7 +494,7 @@ def secular_and_long_period(row, work, n, middle):
         root = 1.0 - t * (axis_1 + t * (axis_2 + t * (axis_3 + t * axis_4)))
         drag = t * t * (longitude_2 + t * (longitude_3 + t * (longitude_4 + t * longitude_5))) - drag_m
         cube = 1.0 + eta * (cos_m * cos_back + sin_m * sin_back)
-        periodic = perigee_drag * dt + anomaly_drag * (cube * cube * cube - cube_0)
+        periodic = perigee_drag * dt + anomaly_drag * (cube * cube * cube - 1.0)
         sin_m, cos_m = turned(sin_m, cos_m, periodic)
         e = max(e_0 - e_1 * t - e_sine * (sin_m * cos_drag - cos_m * sin_drag), 1e-6)
         per_p = per_a / (root * root * (1.0 - e * e))
@@ -590,6 +596,12 @@ def drag_longitude(row, t):
     """Kernel: what drag adds to the mean longitude, in radians."""
     powers = row[LONGITUDE_2] + t * (row[LONGITUDE_3] + t * (row[LONGITUDE_4] + t * row[LONGITUDE_5]))
     return row[MEAN_MOTION_RAD_MIN] * t * t * powers
+
+
+@loops
+def drag_perigee(row, t):
+    """Kernel: what drag takes from the argument of perigee and adds to the mean anomaly, but for its periodic part."""
+    return row[PERIGEE_DRAG] * t + row[ANOMALY_DRAG] * (1.0 - row[CUBE_0])
 
 
 @loops
