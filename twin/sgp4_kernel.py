@@ -412,10 +412,10 @@ def exact(row, work, k):
     anomaly = anomaly + row[MEAN_MOTION_RAD_MIN] * longitude
 
     # long-period terms
-    turned = np.fmod(anomaly + perigee + node, TWO_PI)
+    total = np.fmod(anomaly + perigee + node, TWO_PI)
     node = np.fmod(node, TWO_PI)
     perigee = np.fmod(perigee, TWO_PI)
-    anomaly = np.fmod(turned - perigee - node, TWO_PI)
+    anomaly = np.fmod(total - perigee - node, TWO_PI)
     per_p = 1.0 / (a * (1.0 - e * e))
     ax = e * np.cos(perigee)
     ay = e * np.sin(perigee) + per_p * row[LONG_PERIOD_Y]
