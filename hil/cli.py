@@ -113,8 +113,8 @@ def passes(
 def _passes(loaded: Any, hours: float | None, mask_deg: float | None) -> dict[str, Any]:
     from datetime import timedelta
 
-    from twin.geometry import passes as passes_of
     from twin.orbit import ephemeris
+    from twin.overpass import passes as passes_of
 
     sky, site = loaded.settings.sky, loaded.settings.site
     seconds = loaded.slots * loaded.slot_s if hours is None else hours * 3600.0

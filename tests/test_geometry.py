@@ -1,30 +1,27 @@
-"""Look angles, passes and pointing against skyfield, against closed forms on a sphere, and against plain NumPy."""
+"""Look angles and pointing against skyfield, against closed forms on a sphere, and against plain NumPy."""
 
 import warnings
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from skies import circular_sky
 from skyfield.api import EarthSatellite, load, wgs84
 
 from twin import geometry
-from twin.catalogue import select
-from twin.fitting import nodes
 from twin.geometry import (
     Site,
     beam_angles_deg,
     look,
     look_angles,
-    passes,
     pointing,
     satellite_axes,
     terminal_axes,
     unit_vector,
 )
-from twin.orbit import Ephemeris, ephemeris
-from twin.tle import Satellite, TleWarning, read_tle
+from twin.orbit import ephemeris
+from twin.tle import TleWarning, read_tle
 from twin.units import EARTH_MU_M3_S2, SPEED_OF_LIGHT_M_S, WGS84_RADIUS_M
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,8 +36,6 @@ PLACES = [
 ]
 
 ONE_MILLIMETRE = 1e-3
-ONE_SECOND = 1.0
-ONE_MILLISECOND = 1e-3
 TENTH_OF_A_MILLIDEGREE = 1e-4
 ONE_MILLIMETRE_A_SECOND = 1e-3
 # skyfield's range rate is made of SGP4's velocity, ours is the derivative of SGP4's position. They are this far apart
@@ -177,128 +172,6 @@ def test_states_off_the_wire_are_looked_at_as_they_are():
     assert seen.slant_range_m[0] == pytest.approx(7e6 - WGS84_RADIUS_M)
 
 
-def test_every_starlink_pass_rises_and_sets_when_skyfields_event_finder_says(satellites, timescale):
-    starlinks = select(satellites, "STARLINK")
-    sky = ephemeris(starlinks, START, HOUR_S)
-    found = passes(sky, **WATERLOO, mask_deg=30.0)
-    assert len(found) > 20
-    topos = wgs84.latlon(*WATERLOO.values())
-    t0, t1 = timescale.from_datetime(sky.start_utc), timescale.from_datetime(sky.utc(HOUR_S))
-    expected = []
-    for i in np.flatnonzero(sky.error_code == 0):
-        model = EarthSatellite(starlinks[i].line1, starlinks[i].line2, None, timescale)
-        moments, events = model.find_events(topos, t0, t1, altitude_degrees=30.0)
-        expected += [(i, event, (moment - t0) * 86_400.0) for moment, event in zip(moments, events, strict=True)]
-    got = []
-    for one in found:
-        got += [(one.satellite_index, 0, one.rise_s)] if one.rise_s > 0.0 else []
-        # skyfield takes no culmination from the edge of the window
-        got += [(one.satellite_index, 1, one.culmination_s)] if 0.0 < one.culmination_s < HOUR_S else []
-        got += [(one.satellite_index, 2, one.set_s)] if one.set_s < HOUR_S else []
-    assert [event[:2] for event in sorted(got)] == [event[:2] for event in sorted(expected)]
-    for ours, theirs in zip(sorted(got), sorted(expected), strict=True):
-        assert abs(ours[2] - theirs[2]) < ONE_SECOND
-
-
-def test_rise_and_set_are_where_the_elevation_crosses_the_mask_to_a_millisecond(satellites):
-    sky = ephemeris(satellites, START, HOUR_S)
-    found = [one for one in passes(sky, **WATERLOO, mask_deg=10.0) if not one.cut]
-    assert len(found) > 300
-    for one in found[::20]:
-        edges_s = np.array([one.rise_s, one.culmination_s, one.set_s])
-        before, at, after = (
-            look(sky, **WATERLOO, t_s=edges_s + shift).elevation_deg[one.satellite_index]
-            for shift in (-ONE_MILLISECOND, 0.0, ONE_MILLISECOND)
-        )
-        assert before[0] < 10.0 < after[0]
-        assert before[2] > 10.0 > after[2]
-        assert at[1] >= max(before[1], after[1]) - 1e-9
-        assert at[1] == pytest.approx(one.max_elevation_deg, abs=1e-9)
-
-
-def test_passes_equal_a_dense_look_at_the_whole_window(satellites):
-    sky = ephemeris(satellites[::7], START, HOUR_S)
-    t_s = np.arange(0.0, HOUR_S + 1.0, 5.0)
-    elevation_deg = look(sky, **WATERLOO, t_s=t_s).elevation_deg
-    found = passes(sky, **WATERLOO, mask_deg=25.0)
-    inside = np.zeros(elevation_deg.shape, dtype=bool)
-    for one in found:
-        inside[one.satellite_index] |= (t_s >= one.rise_s) & (t_s <= one.set_s)
-        during = elevation_deg[one.satellite_index][(t_s >= one.rise_s) & (t_s <= one.set_s)]
-        assert during.max(initial=25.0) <= one.max_elevation_deg + 1e-9
-        assert one.rise_s <= one.culmination_s <= one.set_s
-        assert one.cut == (one.rise_s == 0.0 or one.set_s == HOUR_S)
-        assert sky.satellites[one.satellite_index].name == one.name
-        assert sky.satellites[one.satellite_index].number == one.number
-    np.testing.assert_array_equal(inside, elevation_deg >= 25.0)
-    assert [one.rise_s for one in found] == sorted(one.rise_s for one in found)
-
-
-def test_a_satellite_that_sgp4_refuses_has_no_pass(satellites):
-    sky = ephemeris([*select(satellites, "FLOCK 2K 22"), *satellites[:30]], START, HOUR_S)
-    found = passes(sky, **WATERLOO, mask_deg=-90.0)
-    assert {one.satellite_index for one in found} == set(range(1, 31))
-    assert all(one.cut and one.rise_s == 0.0 and one.set_s == HOUR_S for one in found)
-
-
-def circular_sky(radius_m, inclination_deg, seconds, turn_rad_s=0.0):
-    """One satellite on a circle about a sphere that turns at turn_rad_s, overhead at seconds / 2 where inclined 0."""
-    rate_rad_s = np.sqrt(EARTH_MU_M3_S2 / radius_m**3)
-    segment_s = 100.0
-    n_segments = int(seconds / segment_s)
-    t_s = (np.arange(n_segments)[:, None] + 0.5 * (1.0 + nodes(8))) * segment_s
-    angle_rad, inclination_rad = rate_rad_s * (t_s - seconds / 2), np.radians(inclination_deg)
-    x, y = np.cos(angle_rad), np.sin(angle_rad) * np.cos(inclination_rad)
-    turned_rad = turn_rad_s * (t_s - seconds / 2)
-    cosine, sine = np.cos(turned_rad), np.sin(turned_rad)
-    position_m = radius_m * np.stack(
-        [cosine * x + sine * y, cosine * y - sine * x, np.sin(angle_rad) * np.sin(inclination_rad)], axis=1
-    )
-    coefficients_m = (position_m @ np.linalg.inv(np.vander(nodes(8), increasing=True)).T)[..., None]
-    circle = Satellite("CIRCLE", 1, 2_459_632.5, 0.0, 15.0, 0.0, 53.0, 0.0, 0.0, 0.0)
-    return Ephemeris(
-        (circle,), datetime(2022, 2, 22, tzinfo=UTC), seconds, segment_s, coefficients_m, np.zeros(1, "u1"), np.zeros(1)
-    )
-
-
-def spherical_pass_s(altitude_m, mask_deg, max_elevation_deg, rate_rad_s, radius_m=WGS84_RADIUS_M):
-    """Length of a pass over a sphere: the satellite moves on a great circle at rate_rad_s around the geocentre."""
-
-    def central_rad(elevation_deg):  # between site and satellite as seen from the geocentre
-        elevation_rad = np.radians(elevation_deg)
-        return np.arccos(radius_m * np.cos(elevation_rad) / (radius_m + altitude_m)) - elevation_rad
-
-    return 2.0 / rate_rad_s * np.arccos(np.cos(central_rad(mask_deg)) / np.cos(central_rad(max_elevation_deg)))
-
-
-@pytest.mark.parametrize("altitude_m", [300e3, 600e3, 1_200e3])
-@pytest.mark.parametrize("cross_track_deg", [0.0, 1.5, 3.0])
-@pytest.mark.parametrize("mask_deg", [10.0, 30.0])
-def test_pass_length_equals_the_spherical_formula(altitude_m, cross_track_deg, mask_deg):
-    radius_m = WGS84_RADIUS_M + altitude_m
-    sky = circular_sky(radius_m, 90.0, 2_000.0)
-    site = {"latitude_deg": 0.0, "longitude_deg": cross_track_deg}  # on the equator the normal meets the geocentre
-    [one] = passes(sky, **site, mask_deg=mask_deg)
-    rate_rad_s = np.sqrt(EARTH_MU_M3_S2 / radius_m**3)
-    expected_s = spherical_pass_s(altitude_m, mask_deg, one.max_elevation_deg, rate_rad_s)
-    assert one.set_s - one.rise_s == pytest.approx(expected_s, abs=ONE_MILLISECOND)
-    assert one.culmination_s == pytest.approx(1_000.0, abs=ONE_MILLISECOND)
-
-
-def test_the_length_of_real_passes_equals_the_spherical_formula_within_one_percent(satellites):
-    """With the altitude above the site and the rate about the geocentre, Earth-fixed, of the culmination."""
-    sky = ephemeris(select(satellites, "STARLINK"), START, 2 * HOUR_S)
-    site = Site(**WATERLOO)
-    found = [one for one in passes(sky, **WATERLOO, mask_deg=30.0) if not one.cut and one.max_elevation_deg > 32.0]
-    assert len(found) > 30
-    for one in found:
-        position_m, velocity_m_s = (state[one.satellite_index] for state in sky.state(one.culmination_s))
-        radius_m, site_radius_m = np.linalg.norm(position_m), np.linalg.norm(site.position_m)
-        rate_rad_s = np.linalg.norm(np.cross(position_m, velocity_m_s)) / radius_m**2
-        expected_s = spherical_pass_s(radius_m - site_radius_m, 30.0, one.max_elevation_deg, rate_rad_s, site_radius_m)
-        assert one.set_s - one.rise_s == pytest.approx(expected_s, rel=0.01)
-
-
 def test_a_satellite_600_km_overhead_moves_at_072_degrees_a_second():
     sky = circular_sky(WGS84_RADIUS_M + 600e3, 90.0, 2_000.0)
     t_s = np.array([999.5, 1_000.5])
@@ -394,41 +267,9 @@ def test_boresight_and_the_rims_of_the_half_space_are_the_axes(theta_deg, phi_de
 def test_a_place_off_the_earth_is_refused_by_name(sky, place, reason):
     with pytest.raises(ValueError, match=f"no such site.*{reason}"):
         look(sky, **place)
-    with pytest.raises(ValueError, match=f"no such site.*{reason}"):
-        passes(sky, **place)
-
-
-def test_a_mask_beyond_the_zenith_is_refused(sky):
-    with pytest.raises(ValueError, match="mask_deg must be from -90 to 90, got 91"):
-        passes(sky, **WATERLOO, mask_deg=91.0)
 
 
 def test_a_site_is_read_from_a_table_whose_unknown_keys_are_errors():
     assert msgspec.convert(WATERLOO, Site) == Site(**WATERLOO)
     with pytest.raises(msgspec.ValidationError, match="heading_deg"):
         msgspec.convert({**WATERLOO, "heading_deg": 3.0}, Site)
-
-
-def test_the_pass_kernels_give_the_same_uncompiled():
-    sky = circular_sky(WGS84_RADIUS_M + 600e3, 90.0, 2_000.0)
-    site = Site(latitude_deg=0.0, longitude_deg=2.0)
-    where = site.position_m, site.axes[2]
-    arguments = sky.coefficients_m[..., 0].copy(), 100.0, 2_000.0, 30.0, *where, 0.5
-    np.testing.assert_allclose(
-        geometry.passes_of_one.py_func(*arguments), geometry.passes_of_one(*arguments), rtol=0.0, atol=1e-9
-    )
-    for t_s in (0.0, 950.0, 2_000.0):
-        sine, rate = geometry.sine_elevation.py_func(sky.coefficients_m[..., 0].copy(), 100.0, t_s, *where)
-        assert geometry.sine_elevation(sky.coefficients_m[..., 0].copy(), 100.0, t_s, *where) == pytest.approx(
-            (sine, rate)
-        )
-        seen = look(sky, latitude_deg=0.0, longitude_deg=2.0, t_s=t_s)
-        assert sine == pytest.approx(np.sin(np.radians(seen.elevation_deg[0])), abs=1e-12)
-        step_s = 0.01
-        ahead, behind = (
-            geometry.sine_elevation(sky.coefficients_m[..., 0].copy(), 100.0, t_s + sign * step_s, *where)[0]
-            for sign in (1, -1)
-        )
-        assert rate == pytest.approx((ahead - behind) / (2 * step_s), rel=1e-4, abs=1e-9)
-    crossing = sky.coefficients_m[..., 0].copy(), 100.0, 500.0, 1_000.0, *where, 0, 0.5
-    assert geometry.crossing_s.py_func(*crossing) == pytest.approx(geometry.crossing_s(*crossing), abs=1e-9)

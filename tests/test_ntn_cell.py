@@ -12,7 +12,8 @@ from levels import BUSY_SLOTS, BUSY_WINDOW, HIGH_PASS, greedy_pair, make_world, 
 from controllers.baselines import Random
 from twin.channel import NominalLink, steering_vector
 from twin.errors import ScenarioError
-from twin.geometry import Pass, look, unit_vector
+from twin.geometry import look, unit_vector
+from twin.overpass import Pass
 from twin.types import World
 from twin.units import BOLTZMANN_J_K, MEGA, SPEED_OF_LIGHT_M_S
 from twin.worlds.ntn_cell import SNR_FLOOR_DB, turns

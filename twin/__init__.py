@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from twin.catalogue import Plane, Shell, ages, planes, select, shells
     from twin.check import check_controller, check_world
     from twin.errors import TwinError
-    from twin.geometry import Site, look, passes
+    from twin.geometry import Site, look
     from twin.orbit import Ephemeris, ephemeris
+    from twin.overpass import passes
     from twin.record import Record
     from twin.runner import run
     from twin.scenario import Scenario, build, load
@@ -60,8 +61,9 @@ _PLACES = {  # module: names
     "catalogue": ("Plane", "Shell", "ages", "planes", "select", "shells"),
     "check": ("check_controller", "check_world"),
     "errors": ("TwinError",),
-    "geometry": ("Site", "look", "passes"),
+    "geometry": ("Site", "look"),
     "orbit": ("Ephemeris", "ephemeris"),
+    "overpass": ("passes",),
     "record": ("Record",),
     "runner": ("run",),
     "scenario": ("Scenario", "build", "load"),

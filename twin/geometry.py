@@ -1,4 +1,4 @@
-"""Where a satellite stands in the sky of a site, when it passes, and how the two antennas see each other.
+"""Where a satellite stands in the sky of a site, and how the two antennas see each other.
 
 Everything is Earth-fixed (ECEF), so a site stands still and the derivative of the slant range is the range rate that a
 receiver sees. Elevation is geometric, against the WGS84 normal: no refraction.
@@ -29,10 +29,6 @@ PI, PI_2, PI_4, TAN_PI_8 = np.pi, np.pi / 2.0, np.pi / 4.0, 0.414_213_562_373_09
 C0, C1, C2, C3 = 1.0, -0.3333333333333312, 0.19999999999940893, -0.14285714279250245
 C4, C5, C6, C7 = 0.11111110744919658, -0.09090896809064027, 0.07692045330902225, -0.06662951813629191
 C8, C9, C10, C11 = 0.05846878297330872, -0.05035102456601552, 0.03796525745386593, -0.017805397205419446
-SCAN_S = (
-    30.0  # far less than the time between two extremes of a satellite's elevation, so each interval has one at most
-)
-EVENT_S = 1e-6  # to this the times of rise, culmination and set are bisected
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,28 +86,6 @@ class Look:
     range_rate_m_s: np.ndarray
     doppler_hz: np.ndarray
     propagation_delay_s: np.ndarray
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One visibility interval above a mask; times in seconds after the ephemeris' start.
-
-    satellite_index     in the ephemeris
-    name, number        of the satellite
-    rise_s, set_s       where it crosses the mask, or the window's edge
-    culmination_s       when it stands highest within them
-    max_elevation_deg   how high that is
-    cut                 whether the window's edge, not the mask, begins or ends it
-    """
-
-    satellite_index: int
-    name: str
-    number: int
-    rise_s: float
-    culmination_s: float
-    set_s: float
-    max_elevation_deg: float
-    cut: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,118 +236,6 @@ def arctan2(y, x):
     angle = PI_2 - angle if steep else angle
     angle = PI - angle if x < 0.0 else angle
     return -angle if y < 0.0 else angle
-
-
-def passes(
-    sky: Ephemeris,
-    *,
-    latitude_deg: float,
-    longitude_deg: float,
-    altitude_m: float = 0.0,
-    mask_deg: float = 10.0,
-) -> list[Pass]:
-    """Who stands above the mask, and when, in the ephemeris' window.
-
-    mask_deg  ()  deg  elevation from which a satellite counts, -90 to 90
-
-    Returns the passes by time of rise, their times refined far below a millisecond. Raises ValueError for a site that
-    is none. Satellites that SGP4 could not propagate have no passes. Checked by tests/test_geometry.py against
-    skyfield's find_events.
-    """
-    site = _site(latitude_deg, longitude_deg, altitude_m)
-    if not -90.0 <= mask_deg <= 90.0:
-        raise ValueError(f"mask_deg must be from -90 to 90, got {mask_deg:g}")
-    where = site.position_m, site.axes[2], np.sin(np.radians(mask_deg))
-    found = []
-    for i, satellite in enumerate(sky.satellites):
-        if sky.error_code[i]:
-            continue
-        rows = passes_of_one(sky.coefficients_m[..., i].copy(), sky.segment_s, sky.seconds, SCAN_S, *where)
-        for rise_s, culmination_s, set_s, sine, cut in rows.tolist():
-            highest_deg = float(np.degrees(np.arcsin(sine)))
-            found.append(Pass(i, satellite.name, satellite.number, rise_s, culmination_s, set_s, highest_deg, cut > 0))
-    return sorted(found, key=lambda one: (one.rise_s, one.satellite_index))
-
-
-@njit(cache=True)
-def passes_of_one(coefficients_m, segment_s, seconds, scan_s, site_position_m, up, sine_mask):
-    """Kernel: passes of one satellite, (n_passes, 5): rise, culmination, set (s), sine of the highest elevation, cut.
-
-    coefficients_m       (n_segments, 3, n_coefficients)  m
-    segment_s            ()    s  length of a segment
-    seconds, scan_s      ()    s  length of the window, and of a step through it
-    site_position_m, up  (3,)     ECEF: where, and the zenith there
-    sine_mask            ()       sine of the mask
-
-    The window is divided at its steps and at every extreme of the elevation, found as a zero of its rate. From one
-    division to the next the elevation only rises or only falls, so no crossing of the mask is missed, however short the
-    pass.
-    """
-    n_steps = int(np.ceil(seconds / scan_s))
-    found = np.zeros((n_steps + 1, 5))  # row n is the pass going on while `above`, written element by element:
-    n = 0  # assigning rows from tuples or lists costs numba 1.7 s of compilation
-    t0 = 0.0
-    sine, rate0 = sine_elevation(coefficients_m, segment_s, t0, site_position_m, up)
-    above = sine >= sine_mask
-    found[0, 3], found[0, 4] = sine, 1.0
-    for step in range(n_steps):
-        end_s = min((step + 1) * scan_s, seconds)
-        rate1 = sine_elevation(coefficients_m, segment_s, end_s, site_position_m, up)[1]
-        extreme_s = end_s
-        if (rate0 >= 0.0) != (rate1 >= 0.0):
-            extreme_s = crossing_s(coefficients_m, segment_s, t0, end_s, site_position_m, up, 1, 0.0)
-        rate0 = rate1
-        for t1 in (extreme_s, end_s):
-            sine = sine_elevation(coefficients_m, segment_s, t1, site_position_m, up)[0]
-            if (sine >= sine_mask) != above:
-                edge_s = crossing_s(coefficients_m, segment_s, t0, t1, site_position_m, up, 0, sine_mask)
-                if above:
-                    found[n, 2] = edge_s
-                    n += 1
-                else:
-                    found[n, 0], found[n, 3], found[n, 4] = edge_s, -1.0, 0.0
-                above = not above
-            if above and sine > found[n, 3]:
-                found[n, 1], found[n, 3] = t1, sine
-            t0 = t1
-    if above:
-        found[n, 2], found[n, 4] = seconds, 1.0
-        n += 1
-    return found[:n]
-
-
-@njit(cache=True)
-def crossing_s(coefficients_m, segment_s, low_s, high_s, site_position_m, up, which, level):
-    """Kernel: when the sine of the elevation (which = 0) or its rate (1) crosses `level` from low_s to high_s."""
-    before = sine_elevation(coefficients_m, segment_s, low_s, site_position_m, up)[which] >= level
-    while high_s - low_s > EVENT_S:
-        t_s = 0.5 * (low_s + high_s)
-        if (sine_elevation(coefficients_m, segment_s, t_s, site_position_m, up)[which] >= level) == before:
-            low_s = t_s
-        else:
-            high_s = t_s
-    return 0.5 * (low_s + high_s)
-
-
-@njit(cache=True)
-def sine_elevation(coefficients_m, segment_s, t_s, site_position_m, up):
-    """Kernel: sine of the elevation of one satellite at one time, and its rate in 1/s. Arguments as above."""
-    k = min(max(int(t_s // segment_s), 0), len(coefficients_m) - 1)
-    u = 2.0 * (t_s / segment_s - k) - 1.0
-    upward, upward_rate, square, along = 0.0, 0.0, 0.0, 0.0
-    for axis in range(3):
-        value, slope = 0.0, 0.0
-        for power in range(coefficients_m.shape[2] - 1, -1, -1):
-            slope = slope * u + value
-            value = value * u + coefficients_m[k, axis, power]
-        value -= site_position_m[axis]
-        slope *= 2.0 / segment_s
-        upward += up[axis] * value
-        upward_rate += up[axis] * slope
-        square += value * value
-        along += value * slope
-    slant_range_m = np.sqrt(square)
-    return upward / slant_range_m, (upward_rate - upward * along / square) / slant_range_m
 
 
 def satellite_axes(position_m: np.ndarray, velocity_m_s: np.ndarray) -> np.ndarray:

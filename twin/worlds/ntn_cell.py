@@ -27,8 +27,9 @@ from twin.catalogue import select
 from twin.channel import Fading, Link, draw_fading, path_gain, slot_link
 from twin.errors import ScenarioError, TleError
 from twin.faults import ClockSkew, Fault, Span, StaleTle, spans
-from twin.geometry import Pass, Pointing, Site, passes, pointing
+from twin.geometry import Pointing, Site, pointing
 from twin.orbit import Ephemeris, ephemeris
+from twin.overpass import Pass, passes
 from twin.tle import Satellite, read_tle
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.units import MEGA, SPEED_OF_LIGHT_M_S, from_db, to_db
@@ -410,7 +411,7 @@ class NtnCell:
         fading = draw_fading(rng, self.link, elevation_deg, self.slot_s)
         return fading, path_gain(self.link, service.now.slant_range_m, elevation_deg, fading.los, fading.shadow_db)
 
-    def _services(self, above: list[Pass]) -> list[Service]:
+    def _services(self, above: Sequence[Pass]) -> list[Service]:
         cycle_s = self.cycle_slots * self.slot_s
         n_cycles = math.ceil(self._observed_slots / self.cycle_slots)
         return [
@@ -494,7 +495,7 @@ class NtnCell:
         )
 
 
-def turns(above: list[Pass], cycle_s: float, n_cycles: int) -> list[tuple[Pass, int, int]]:
+def turns(above: Sequence[Pass], cycle_s: float, n_cycles: int) -> list[tuple[Pass, int, int]]:
     """Who serves when: (pass, first cycle, cycle after the last) in order of time, beginning before cycle `n_cycles`.
 
     A satellite serves while it is above the mask for the whole cycle; then takes over, among those above it for the
@@ -547,7 +548,7 @@ def _timing(agents: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int], 
     return every, delay, {name: getattr(agents.get(name), "window", None) for name in every}
 
 
-def _ephemeris(sky: Sky, site: Site, folder: Path, seconds: float) -> tuple[Ephemeris, list[Pass]]:
+def _ephemeris(sky: Sky, site: Site, folder: Path, seconds: float) -> tuple[Ephemeris, Sequence[Pass]]:
     """The sky over the window and so far beyond it that whoever is up in the window sets, and the passes in it."""
     if not FIRST_YEAR <= sky.start_utc.year <= LAST_YEAR:
         raise ScenarioError(f"sky.start_utc must be from {FIRST_YEAR} to {LAST_YEAR}, got {sky.start_utc.isoformat()}")
@@ -562,7 +563,7 @@ def _ephemeris(sky: Sky, site: Site, folder: Path, seconds: float) -> tuple[Ephe
         beyond_s *= 2.0
 
 
-def _place(site: Site) -> dict[str, float]:
+def _place(site: Site) -> dict[str, Any]:
     return {"latitude_deg": site.latitude_deg, "longitude_deg": site.longitude_deg, "altitude_m": site.altitude_m}
 
 
