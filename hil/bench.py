@@ -81,7 +81,7 @@ def loop(effort: Effort = FULL, say: Say = lambda text: None) -> dict[str, Any]:
 
     A figure that cannot be had here is None, and `why_not` says why. Raises TwinError when a peer does not answer.
     """
-    machine = _machine()
+    about = machine("ntn-twin", "pyzmq", "msgspec", "numpy", "grpcio", "dm_env_rpc")
     with _quick_folder() as folder:
         say("an injected stall, with the clock held still")
         stall = stalled(folder / "stall")
@@ -105,23 +105,29 @@ def loop(effort: Effort = FULL, say: Say = lambda text: None) -> dict[str, Any]:
         "stall_p99_error": stall["error_us"],
     }
     why_not = {"lockstep_vs_grpc": _why_no_grpc(), "curve_vs_plain": middle["curve"].pop("why_not")}
-    goals = {key: {"goal": f"{sign} {limit:g}", "met": met(key, figures[key])} for key, (sign, limit) in GOALS.items()}
     return {
         **figures,
-        "goals": goals,
+        "goals": judged(figures, GOALS),
         "why_not": {key: why for key, why in why_not.items() if figures[key] is None},
         "lockstep": {key: middle[key] for key in ("tcp", "ipc", "curve", "grpc")},
         "record_us_per_slot_in_process": recording,
         "stall": stall,
         "lateness": lateness,
         "time_realistic": ladder,
-        "machine": machine,
+        "machine": about,
     }
 
 
-def met(key: str, figure: float | None) -> bool | None:
+def judged(figures: dict[str, Any], goals: dict[str, tuple[str, float]]) -> dict[str, dict[str, Any]]:
+    """Each goal, and whether its figure reaches it; None where there is no figure."""
+    return {
+        key: {"goal": f"{sign} {limit:g}", "met": met(key, figures[key], goals)} for key, (sign, limit) in goals.items()
+    }
+
+
+def met(key: str, figure: float | None, goals: dict[str, tuple[str, float]] = GOALS) -> bool | None:
     """Whether a figure reaches its goal; None where there is no figure."""
-    sign, limit = GOALS[key]
+    sign, limit = goals[key]
     return None if figure is None else bool(figure <= limit if sign == "<=" else figure >= limit)
 
 
@@ -553,17 +559,8 @@ def percentile(values: list[int], part: Fraction) -> Fraction:
 
 def table(found: dict[str, Any]) -> str:
     """What `ntn-twin bench loop` prints without --json."""
-    tcp, machine = found["lockstep"]["tcp"], found["machine"]
-    lines = [
-        f"{machine['cpu']}, {machine['usable_cores']} of {machine['cores']} cores, kernel {machine['kernel']}, "
-        f"load {machine['load_average'][0]:.2f} before",
-        "",
-        f"{'figure':<24}{'here':>10}  {'goal':<8}",
-    ]
-    for key, goal in found["goals"].items():
-        figure = found[key]
-        verdict = {True: "met", False: "MISSED", None: found["why_not"].get(key, "")}[goal["met"]]
-        lines.append(f"{key:<24}{'-' if figure is None else f'{figure:.2f}':>10}  {goal['goal']:<8}{verdict}")
+    tcp = found["lockstep"]["tcp"]
+    lines = [machine_line(found["machine"]), "", *figure_lines(found)]
     lines += ["", f"{'round trip':<24}{'us':>10}{'a second':>12}{'bare echo us':>14}{'ratio':>8}"]
     for name in ("tcp", "ipc"):
         row = found["lockstep"][name]
@@ -585,6 +582,25 @@ def table(found: dict[str, Any]) -> str:
     for what, why in found["lateness"]["scheduling"]["refused"].items():
         lines.append(f"  scheduling.{what} is not in force: {why}")
     return "\n".join([*lines, "", verdict_of(found["time_realistic"])])
+
+
+def machine_line(about: dict[str, Any]) -> str:
+    """What it was measured on, in a line."""
+    return (
+        f"{about['cpu']}, {about['usable_cores']} of {about['cores']} cores, kernel {about['kernel']}, "
+        f"load {about['load_average'][0]:.2f} before"
+    )
+
+
+def figure_lines(found: dict[str, Any]) -> list[str]:
+    """Each figure with its goal, and whether it is met or why there is none."""
+    lines = [f"{'figure':<24}{'here':>10}  {'goal':<8}"]
+    for key, goal in found["goals"].items():
+        figure = found[key]
+        shown = "-" if figure is None else f"{figure:.2f}" if figure == 0.0 or abs(figure) >= 0.01 else f"{figure:.1e}"
+        verdict = {True: "met", False: "MISSED", None: found["why_not"].get(key, "")}[goal["met"]]
+        lines.append(f"{key:<24}{shown:>10}  {goal['goal']:<8}{verdict}")
+    return lines
 
 
 def verdict_of(ladder: dict[str, Any]) -> str:
@@ -681,13 +697,14 @@ def _quick_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _machine() -> dict[str, Any]:
+def machine(*packages: str) -> dict[str, Any]:
+    """What it is measured on: processor, load, and the versions of these packages where they are installed."""
     cpu = ""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     versions = {"python": platform.python_version(), "zeromq": zmq.zmq_version()}
-    for name in ("ntn-twin", "pyzmq", "msgspec", "numpy", "grpcio", "dm_env_rpc"):
+    for name in packages:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {

@@ -528,23 +528,33 @@ def _numbers(listed: str) -> list[float]:
 
 @app.command()
 def bench(
-    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="what to measure: loop")] = "loop",
-    quick: Annotated[bool, typer.Option("--quick", help="a minute and a half instead of six, and rougher")] = False,
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="what to measure: loop or sky")] = "loop",
+    quick: Annotated[bool, typer.Option("--quick", help="about a minute instead of some, and rougher")] = False,
+    tle: Annotated[str | None, typer.Option("--tle", metavar="FILE", help="sky: a catalogue of your own")] = None,
     as_json: Json = False,
 ) -> None:
-    """How time-realistic is this machine?
+    """How quick is this machine, and how time-realistic?
 
-    Lateness of releases and cost of the loop, each beside the simplest thing that could do it.
+    loop: lateness of releases and cost of the loop, each beside the simplest thing that could do it. sky: SGP4, look
+    angles, visible sets and passes of thousands of satellites, each beside what one would take instead.
     """
-    if subject != "loop":
-        raise ScenarioError(f"no benchmark {subject!r}; there is: loop")
-    from hil import bench as measure
+    if subject not in ("loop", "sky"):
+        raise ScenarioError(f"no benchmark {subject!r}; there is: loop, sky")
+    if tle and subject != "sky":
+        raise ScenarioError(f"--tle is for bench sky, bench {subject} looks at no catalogue")
+    if subject == "sky":
+        from hil import bench_sky
 
-    found = measure.loop(measure.QUICK if quick else measure.FULL, lambda text: err.print(text, style="dim"))
+        found, table = bench_sky.sky(quick, tle), bench_sky.table
+    else:
+        from hil import bench as bench_loop
+
+        effort = bench_loop.QUICK if quick else bench_loop.FULL
+        found, table = bench_loop.loop(effort, lambda text: err.print(text, style="dim")), bench_loop.table
     if as_json:
         _print_json(found)
     else:
-        typer.echo(measure.table(found))
+        typer.echo(table(found))
 
 
 @tle.command("info")
