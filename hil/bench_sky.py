@@ -25,7 +25,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from twin.overpass import Pass
 
 import twin
 from hil import bench_sky_peers as peers
@@ -35,6 +34,7 @@ from hil.launch import ONE_THREAD
 from twin import overpass, visibility
 from twin.errors import TwinError
 from twin.geometry import Site
+from twin.overpass import Pass
 from twin.tle import Satellite, TleWarning
 from twin.units import GIGA, SECONDS_PER_DAY, US_PER_S
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from terminal import python
-from twin.overpass import Pass
 
 import twin
 from hil import bench_sky
 from hil import bench_sky_peers as peers
 from twin.errors import TleError, TwinError
+from twin.overpass import Pass
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
 
