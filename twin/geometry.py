@@ -12,6 +12,7 @@ being y: phi = arccos(u_y), theta = atan2(u_z, u_x). Both from 0 to 180 deg is t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -20,6 +21,7 @@ from msgspec import Meta
 from numba import njit
 
 from twin.orbit import TILE, Ephemeris, combine, evaluate, weights_at
+from twin.simd import wide_vectors
 from twin.units import SPEED_OF_LIGHT_M_S, WGS84_FLATTENING, WGS84_RADIUS_M
 
 N_LOOK = 6  # arrays of a Look
@@ -122,8 +124,7 @@ def look(
     outside the ephemeris. Checked by tests/test_geometry.py against skyfield.
     """
     times_s = sky.checked(t_s)
-    site = _site(latitude_deg, longitude_deg, altitude_m)
-    at_s, where = np.atleast_1d(times_s), (site.position_m, site.axes, carrier_hz)
+    at_s, where = np.atleast_1d(times_s), (*_stand(latitude_deg, longitude_deg, altitude_m), carrier_hz)
     out = np.empty((N_LOOK, at_s.size, len(sky.satellites)))
     look_at(sky.coefficients_m, sky.first_s, sky.segment_s, at_s, *where, out)
     for one in sky.kinked:
@@ -154,6 +155,7 @@ def look_at(coefficients_m, first_s, segment_s, t_s, site_position_m, axes, carr
 
     coefficients_m, first_s, segment_s  of an Ephemeris
     """
+    wide_vectors()
     n_satellites = coefficients_m.shape[3]
     states = np.empty((6, TILE))
     for j in range(t_s.size):
@@ -185,6 +187,7 @@ def topocentric(
     One result a loop: with more of them LLVM gives up on proving that no array overlaps another, and the loop no longer
     runs several satellites at a time.
     """
+    wide_vectors()
     site_x, site_y, site_z = site_position_m[0], site_position_m[1], site_position_m[2]
     east_x, east_y, east_z = axes[0, 0], axes[0, 1], axes[0, 2]
     north_x, north_y, north_z = axes[1, 0], axes[1, 1], axes[1, 2]
@@ -210,7 +213,7 @@ def topocentric(
     for i in range(x_m.size):
         doppler_hz[i] = range_rate_m_s[i] * (-carrier_hz / SPEED_OF_LIGHT_M_S)
     for i in range(x_m.size):
-        propagation_delay_s[i] = slant_range_m[i] / SPEED_OF_LIGHT_M_S
+        propagation_delay_s[i] = slant_range_m[i] * (1.0 / SPEED_OF_LIGHT_M_S)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -289,6 +292,13 @@ def pointing(position_m: np.ndarray, velocity_m_s: np.ndarray, site: Site) -> Po
         tx_beam_deg=beam_angles_deg(in_satellite),
         rx_beam_deg=beam_angles_deg(in_terminal),
     )
+
+
+@lru_cache(maxsize=256)  # a site stands for a whole run, and is asked for in every slot
+def _stand(latitude_deg: float, longitude_deg: float, altitude_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """Position and axes of a site."""
+    site = _site(latitude_deg, longitude_deg, altitude_m)
+    return site.position_m, site.axes
 
 
 def _site(latitude_deg: float, longitude_deg: float, altitude_m: float) -> Site:
