@@ -25,6 +25,7 @@ CHECKED_AT = (
     -1.0,
     0.0,
 )  # of a segment from -1 to 1: here the error of an interpolation at an even number of nodes peaks
+MOST_APART = 0.01  # of the satellites may have segments of their own before all segments are made shorter
 PIECE_SEGMENTS = 16  # SGP4 is asked for so many segments at a time, which stay in the processor's cache
 MARGIN = 0.1  # of a segment: so far beyond either end of the window the polynomials are used
 LANES = 8  # satellites whose coefficients share a cache line
@@ -59,11 +60,13 @@ def likely(satellites: Sequence[Satellite], error_m: float) -> tuple[int, float]
     """The lowest degree with segments of a usual length, and the longest of them (s), that should keep error_m.
 
     The remainder of interpolating a motion of radius r and angular rate w at n Chebyshev nodes over a time h is at most
-    2 r (w h / 4)^n / n!. Rates are those at perigee; short-period terms go round up to three times as fast.
+    2 r (w h / 4)^n / n!. Rates are those at perigee; short-period terms go round up to three times as fast. The fastest
+    satellites, one in a hundred, do not count: they are set apart (twin.apart).
     """
     rate_rad_s = np.array([s.mean_motion_rev_day for s in satellites]) * 2.0 * math.pi / SECONDS_PER_DAY
     eccentricity = np.clip([s.eccentricity for s in satellites], 0.0, 0.99)
-    fastest_rad_s = float(np.max(rate_rad_s * (1.0 + eccentricity) ** 2 / (1.0 - eccentricity**2) ** 1.5))
+    perigee_rad_s = np.sort(rate_rad_s * (1.0 + eccentricity) ** 2 / (1.0 - eccentricity**2) ** 1.5)
+    fastest_rad_s = perigee_rad_s[-1 - int(MOST_APART * len(satellites))]
     for degree in DEGREES:
         n = degree + 1
         for length_s in SEGMENTS_S:
@@ -72,21 +75,6 @@ def likely(satellites: Sequence[Satellite], error_m: float) -> tuple[int, float]
             if usual and remainder_m * (1.0 + SHORT_PERIOD * 3.0**n) <= error_m:
                 return degree, length_s
     return DEGREES[-1], SEGMENTS_S[-1]
-
-
-def shortened(satellites: Sequence[Satellite], window: Window, degree: int, segment_s: float, error_m: float) -> float:
-    """Segments (s) so short that all satellites keep error_m but those that do not get nearer by shorter ones."""
-    left, enough_s = list(satellites), segment_s
-    before_m = fit(left, window, degree, segment_s).fit_error_m
-    for shorter_s in [s for s in SEGMENTS_S if s < segment_s]:
-        after_m = fit(left, window, degree, shorter_s).fit_error_m
-        if not (after_m < 0.5 * before_m).any():
-            break
-        enough_s = shorter_s
-        left, before_m = [left[i] for i in np.flatnonzero(after_m > error_m)], after_m[after_m > error_m]
-        if not left:
-            break
-    return enough_s
 
 
 def fit(

@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import Meta
 from numba import njit
 
-from twin.orbit import TILE, Ephemeris, combine, evaluate, weights_at
+from twin.orbit import TILE, Ephemeris, combine, weights_at
 from twin.simd import wide_vectors
 from twin.units import SPEED_OF_LIGHT_M_S, WGS84_FLATTENING, WGS84_RADIUS_M
 
@@ -127,11 +127,12 @@ def look(
     at_s, where = np.atleast_1d(times_s), (*_stand(latitude_deg, longitude_deg, altitude_m), carrier_hz)
     out = np.empty((N_LOOK, at_s.size, len(sky.satellites)))
     look_at(sky.coefficients_m, sky.first_s, sky.segment_s, at_s, *where, out)
-    for one in sky.kinked:
-        states, rows = evaluate(one.store[0], one.edges_s, at_s), np.empty((N_LOOK, at_s.size))
-        arguments = *states.transpose(0, 2, 1).reshape(6, -1), *where, *rows
+    if sky.apart is not None and len(sky.apart.index):
+        states = np.moveaxis(sky.states_apart(at_s), 1, 2).reshape(6, -1)
+        rows = np.empty((N_LOOK, states.shape[1]))
+        arguments = *states, *where, *rows
         topocentric(*arguments)
-        out[:, :, one.index] = rows
+        out[:, :, sky.apart.index] = rows.reshape(N_LOOK, at_s.size, -1)
     return Look(*(out[:, 0] if times_s.ndim == 0 else out.transpose(0, 2, 1)))
 
 

@@ -24,10 +24,10 @@ from datetime import datetime, timedelta
 import numpy as np
 from numba import njit
 
+from twin.apart import Apart, set_apart
 from twin.catalogue import warn_of_age
-from twin.fitting import MARGIN, Polynomials, Window, fit, likely, shortened
+from twin.fitting import MARGIN, MOST_APART, SEGMENTS_S, Window, fit, likely
 from twin.frames import EarthOrientation
-from twin.kinks import Kinked, kinked
 from twin.simd import wide_vectors
 from twin.tle import Satellite, TleWarning
 from twin.units import utc
@@ -52,8 +52,8 @@ class Ephemeris:
     fit_error_m     (n_satellites,)  m  how far the polynomials are from SGP4 between their nodes, at most
     first_s         s              beginning of the window: 0 but for a piece of a longer one
     own_velocity_m_s  as coefficients_m, m/s  SGP4's own velocity, Earth-fixed; None unless asked for
-    kinked            satellites whose path has kinks, in segments of their own, which all methods and `look` use;
-                      `coefficients_m` misses them there by less than a metre
+    apart             satellites with segments of their own, which all methods and `look` use; `coefficients_m` misses
+                      these by more than error_m, low ones by less than a metre; None stands for no such satellite
     """
 
     satellites: tuple[Satellite, ...]
@@ -65,7 +65,7 @@ class Ephemeris:
     fit_error_m: np.ndarray
     first_s: float = 0.0
     own_velocity_m_s: np.ndarray | None = None
-    kinked: tuple[Kinked, ...] = ()
+    apart: Apart | None = None
 
     def state(self, t_s: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions and their derivatives, ECEF.
@@ -80,8 +80,8 @@ class Ephemeris:
         times_s = self.checked(t_s)
         states = np.empty((2, times_s.size, 3, len(self.satellites)))
         states_at(self.coefficients_m, self.first_s, self.segment_s, np.atleast_1d(times_s), states)
-        for one in self.kinked:
-            states[..., one.index] = evaluate(one.store[0], one.edges_s, np.atleast_1d(times_s))
+        if self.apart is not None and len(self.apart.index):
+            states[..., self.apart.index] = self.states_apart(np.atleast_1d(times_s))
         if times_s.ndim == 0:
             return states[0, 0].T, states[1, 0].T
         return states[0].transpose(2, 0, 1), states[1].transpose(2, 0, 1)
@@ -101,8 +101,15 @@ class Ephemeris:
         """
         if self.own_velocity_m_s is None:
             raise ValueError("this ephemeris has no velocities of SGP4's own; build it with own_velocity=True")
-        own = tuple(replace(one, store=one.store[1:]) for one in self.kinked)
-        return replace(self, coefficients_m=self.own_velocity_m_s, kinked=own).state(t_s)[0]
+        apart = self.apart and replace(self.apart, store=self.apart.store[1:])
+        return replace(self, coefficients_m=self.own_velocity_m_s, apart=apart).state(t_s)[0]
+
+    def states_apart(self, times_s: np.ndarray) -> np.ndarray:
+        """Positions and velocities of the satellites set apart, (2, n_times, 3, n_apart), m and m/s."""
+        assert self.apart is not None
+        states = np.empty((2, times_s.size, 3, len(self.apart.index)))
+        evaluate_apart(self.apart.store[0], self.apart.offsets, self.apart.edges_s, times_s, states)
+        return states
 
     def state_of(self, satellite_index: int, t_s: np.ndarray) -> np.ndarray:
         """Position and velocity of one satellite at many times, (2, n_times, 3), m and m/s; see `state`."""
@@ -122,9 +129,9 @@ class Ephemeris:
 
     def _segments(self, satellite_index: int) -> tuple[np.ndarray, np.ndarray]:
         """One satellite's coefficients, (n_segments, 3, n_coefficients), and the edges of its segments, s."""
-        for one in self.kinked:
-            if one.index == satellite_index:
-                return one.store[0], one.edges_s
+        own = self.apart and self.apart.of(satellite_index)
+        if own:
+            return own
         edges_s = self.first_s + np.arange(len(self.coefficients_m) + 1) * self.segment_s
         return np.ascontiguousarray(self.coefficients_m[..., satellite_index]), edges_s
 
@@ -282,12 +289,19 @@ def _made(
     if not error_m >= FINEST_M:
         raise ValueError(f"error_m must be {FINEST_M:g} or more, SGP4 itself keeps no less, got {error_m:g}")
     degree, length_s = (PLAIN_DEGREE, float(segment_s)) if segment_s is not None else likely(satellites, error_m)
-    found, apart = _fitted(satellites, window, degree, length_s, own_velocity)
-    rough = np.flatnonzero(found.fit_error_m > error_m) if segment_s is None else ()
-    if len(rough):
-        enough_s = shortened([satellites[int(i)] for i in rough], window, degree, length_s, error_m)
-        if enough_s < length_s:
-            length_s, (found, apart) = enough_s, _fitted(satellites, window, degree, enough_s, own_velocity)
+    found = fit(satellites, window, degree, length_s, own_velocity)
+    while (
+        segment_s is None and np.mean(rough := found.fit_error_m > error_m) > MOST_APART and length_s > SEGMENTS_S[-1]
+    ):
+        shorter_s = next(one for one in SEGMENTS_S if one < length_s)
+        again = fit(satellites, window, degree, shorter_s, own_velocity)
+        if not (again.fit_error_m[rough] < 0.5 * found.fit_error_m[rough]).any():
+            break  # SGP4's path is not smooth enough for any
+        length_s, found = shorter_s, again
+    rough = (found.fit_error_m > error_m) & (segment_s is None)
+    apart = set_apart(satellites, window, degree, length_s, error_m, found.error_code, rough, own_velocity)
+    found.fit_error_m[apart.index] = apart.fit_error_m
+    if segment_s is None:
         _warn_of_rough(satellites, found.fit_error_m, error_m)
     return Ephemeris(
         tuple(satellites),
@@ -301,18 +315,6 @@ def _made(
         found.store[1] if own_velocity else None,
         apart,
     )
-
-
-def _fitted(
-    satellites: Sequence[Satellite], window: Window, degree: int, segment_s: float, own_velocity: bool
-) -> tuple[Polynomials, tuple[Kinked, ...]]:
-    """Polynomials of all, and those of satellites with kinks, whose error counts instead."""
-    found = fit(satellites, window, degree, segment_s, own_velocity)
-    apart = kinked(satellites, window, degree, segment_s, own_velocity)
-    flown = tuple(one for one in apart if found.error_code[one.index] == 0)
-    for one in flown:
-        found.fit_error_m[one.index] = one.fit_error_m
-    return found, flown
 
 
 def track(coefficients_m: np.ndarray, span_s: np.ndarray, t_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -355,6 +357,18 @@ def evaluate(coefficients_m, edges_s, t_s):
             states[0, j, axis] = value
             states[1, j, axis] = slope / half_s
     return states
+
+
+@njit(cache=True, nogil=True)
+def evaluate_apart(coefficients_m, offsets, edges_s, t_s, states):
+    """Kernel: `evaluate` for each of some satellites, into states (2, n_times, 3, n). Arguments as in Apart."""
+    for i in range(offsets.size - 1):
+        first, last = offsets[i], offsets[i + 1]
+        found = evaluate(coefficients_m[first:last], edges_s[first + i : last + i + 1], t_s)
+        for which in range(2):
+            for j in range(t_s.size):
+                for axis in range(3):
+                    states[which, j, axis, i] = found[which, j, axis]
 
 
 @njit(cache=True, nogil=True)
