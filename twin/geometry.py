@@ -18,9 +18,8 @@ from typing import Annotated
 import msgspec
 import numpy as np
 from msgspec import Meta
-from numba import njit
 
-from twin.orbit import TILE, Ephemeris, combine, weights_at
+from twin.orbit import TILE, Ephemeris, combine, fused, weights_at
 from twin.simd import wide_vectors
 from twin.units import SPEED_OF_LIGHT_M_S, WGS84_FLATTENING, WGS84_RADIUS_M
 
@@ -150,7 +149,7 @@ def look_angles(position_m: np.ndarray, velocity_m_s: np.ndarray, site: Site, ca
     return Look(*out)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@fused
 def look_at(coefficients_m, first_s, segment_s, t_s, site_position_m, axes, carrier_hz, out):
     """Kernel: what Look holds, of all satellites at each of t_s (n_times,), into out (6, n_times, n_satellites).
 
@@ -174,7 +173,7 @@ def look_at(coefficients_m, first_s, segment_s, t_s, site_position_m, axes, carr
             )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@fused
 def topocentric(
     x_m, y_m, z_m, x_m_s, y_m_s, z_m_s, site_position_m, axes, carrier_hz,
     elevation_deg, azimuth_deg, slant_range_m, range_rate_m_s, doppler_hz, propagation_delay_s,
@@ -217,7 +216,7 @@ def topocentric(
         propagation_delay_s[i] = slant_range_m[i] * (1.0 / SPEED_OF_LIGHT_M_S)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@fused
 def arctan2(y, x):
     """Kernel: the angle of (x, y) in radians, -pi to pi, within 5e-16; 0 where both are 0, and no sign for zeros.
 

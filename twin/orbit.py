@@ -10,8 +10,7 @@ below 0.02 and 1.4 m/s where it is not), so it is not used, and neither is Hermi
 and be wrong by a metre. Who needs SGP4's own velocity asks for a second set of polynomials, `own_velocity`.
 
 The satellites are the last axis of the store: at one instant they all share the polynomials' argument, so the kernels
-run along them, several at a time. No kernel here fuses multiplications with additions or asks the C library for a sine,
-so the same coefficients give the same bits on every machine.
+run along them, several at a time.
 """
 
 import math
@@ -36,6 +35,9 @@ PLAIN_DEGREE = 7  # where the length of the segments is given
 FINEST_M = 2e-5  # SGP4 itself solves Kepler's equation to 7e-6 m: nothing finer can be told from it
 TILE = 1024  # satellites evaluated at a time, which stay in the processor's cache
 NAMED = 5  # satellites in one warning
+
+# a * b + c in one step where the machine has it: a quarter quicker. Nothing is reordered.
+fused = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,7 +373,7 @@ def evaluate_apart(coefficients_m, offsets, edges_s, t_s, states):
                     states[which, j, axis, i] = found[which, j, axis]
 
 
-@njit(cache=True, nogil=True)
+@fused
 def states_at(coefficients_m, first_s, segment_s, t_s, states):
     """Kernel: positions and velocities of all satellites at t_s (n_times,), to states (2, n_times, 3, n_satellites)."""
     wide_vectors()
@@ -385,7 +387,7 @@ def states_at(coefficients_m, first_s, segment_s, t_s, states):
                     combine(coefficients_m, k, axis, low, high, weights[which], states[which, j, axis, low:high])
 
 
-@njit(cache=True, nogil=True)
+@fused
 def weights_at(shape, first_s, segment_s, t_s):
     """Kernel: the segment that holds t_s, and what its coefficients are multiplied with to give position and velocity.
 
@@ -404,7 +406,7 @@ def weights_at(shape, first_s, segment_s, t_s):
     return k, weights
 
 
-@njit(cache=True, nogil=True)
+@fused
 def combine(coefficients_m, k, axis, low, high, weights, out):
     """Kernel: the weighted sum of one segment's coefficients for satellites low to high, along one axis.
 
@@ -419,7 +421,7 @@ def combine(coefficients_m, k, axis, low, high, weights, out):
         add_four(a, b, c, d, weights[p], weights[p + 1], weights[p + 2], weights[p + 3], p == 0, out)
 
 
-@njit(cache=True, nogil=True)
+@fused
 def add_four(a, b, c, d, weight_a, weight_b, weight_c, weight_d, anew, out):
     """Kernel: out = or += weight_a a + ... + weight_d d, all (n,). Four, because with more arrays LLVM gives up on
     proving that none overlaps another, and the loop no longer runs several satellites at a time."""
