@@ -17,7 +17,7 @@ import numpy as np
 
 from twin.errors import TwinError
 from twin.geometry import Look, look
-from twin.orbit import Ephemeris, ephemeris
+from twin.orbit import Rolling
 from twin.scenario import Scenario
 from twin.tle import Satellite
 from twin.types import Outcome
@@ -38,7 +38,7 @@ class Picture:
         self.live = self._columns >= NARROW and rows > 2 * RADIUS + 2
         self._now: tuple[int, Outcome, dict[str, dict[str, int]]] | None = None
         self._drawn_lines = 0
-        self._sky: Ephemeris | None = None
+        self._sky: Rolling | None = None
         self._satellites: list[Satellite] = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._draw, daemon=True)
@@ -56,6 +56,8 @@ class Picture:
         self._thread.join()
         if self._now is not None:
             self._show()
+        if self._sky is not None:
+            self._sky.close()
 
     def _read_sky(self) -> None:
         """The scenario's satellites, and for drawing where they fly; none where the world has no sky.
@@ -69,7 +71,7 @@ class Picture:
             warnings.simplefilter("ignore")
             self._satellites = sky.satellites(self.scenario.folder)
             if self.live:
-                self._sky = ephemeris(self._satellites, sky.start_utc, self.scenario.slots * self.scenario.slot_s)
+                self._sky = Rolling(self._satellites, sky.start_utc)
 
     def say(self, text: str) -> None:
         """Tell what is going on before the first slot."""
@@ -120,9 +122,9 @@ class Picture:
         if self._sky is None:
             return side
         site = self.scenario.settings.site
-        at_s = min(done * self.scenario.slot_s, self._sky.seconds)
+        at_s = done * self.scenario.slot_s
         seen = look(
-            self._sky,
+            self._sky.at(at_s),
             latitude_deg=site.latitude_deg,
             longitude_deg=site.longitude_deg,
             altitude_m=site.altitude_m,
