@@ -277,6 +277,23 @@ def test_the_bound_holds_where_eccentric_orbits_are_lowest():
     assert finer.fit_error_m[0] <= 1e-4
 
 
+def test_an_eccentric_satellite_among_round_ones_gets_segments_of_its_own(satellites):
+    round_ones = satellites[::30]
+    molniya = replace(
+        parse_tle(with_checksums(MIXED), broken="refuse")[1], epoch_jd=2_459_632.5, epoch_fr=0.5, line1="", line2=""
+    )
+    perigee_s = (360.0 - molniya.mean_anomaly_deg) / 360.0 / molniya.mean_motion_rev_day * 86_400.0
+    start = molniya.epoch_utc + timedelta(seconds=perigee_s - HOUR_S / 2)
+    plain, sky = ephemeris(round_ones, start, HOUR_S), ephemeris([*round_ones, molniya], start, HOUR_S)
+    assert sky.segment_s == plain.segment_s
+    assert len(round_ones) in sky.apart.index
+    assert (np.diff(sky.apart.of(len(round_ones))[1])[1:-1] < sky.segment_s).all()
+    t_s = np.linspace(0.0, HOUR_S, 200)
+    expected_m = by_propagator(molniya, sky.start_utc, t_s)
+    assert np.linalg.norm(sky.position_m(t_s)[-1] - expected_m, axis=-1).max() < ONE_MILLIMETRE
+    assert sky.fit_error_m[-1] <= ONE_MILLIMETRE
+
+
 def with_checksums(text):
     lines = text.splitlines()
     sums = {line: str(sum(int(c) if c.isdigit() else c == "-" for c in line[:68]) % 10) for line in lines}
@@ -355,6 +372,10 @@ def test_a_rolling_ephemeris_gives_the_same_bits_whenever_it_is_asked_and_keeps_
         forward.at(-1.0)
     forward.close()
     back.close()
+    with pytest.raises(ValueError, match="piece_s must be greater than 0, got -1"):
+        Rolling(some, START, piece_s=-1.0)
+    with pytest.raises(ValueError, match="piece_s must be greater than 0, got 0"):
+        next(pieces(some, START, HOUR_S, piece_s=0.0))
 
 
 def test_the_next_piece_is_made_ahead_of_time(some):

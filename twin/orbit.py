@@ -208,6 +208,7 @@ def pieces(
     age of elements it warns once, for the whole window.
     """
     start_utc = utc(start)
+    _check_piece(piece_s)
     for k in range(max(1, math.ceil(seconds / piece_s))):
         window = Window(start_utc, k * piece_s, min((k + 1) * piece_s, seconds), orientation)
         yield _made(satellites, window, error_m, segment_s, own_velocity)
@@ -236,6 +237,7 @@ class Rolling:
         orientation: EarthOrientation | None = None,
     ):
         self.satellites, self.start_utc, self.piece_s = tuple(satellites), utc(start), float(piece_s)
+        _check_piece(self.piece_s)
         self._orientation, self._options = orientation, (error_m, segment_s, own_velocity)
         self._pieces: dict[int, Future[Ephemeris]] = {}
         self._maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ephemeris")
@@ -275,6 +277,11 @@ class Rolling:
     def _make(self, number: int) -> Ephemeris:
         window = Window(self.start_utc, number * self.piece_s, (number + 1) * self.piece_s, self._orientation)
         return _made(self.satellites, window, *self._options)
+
+
+def _check_piece(piece_s: float) -> None:
+    if not 0.0 < piece_s < math.inf:
+        raise ValueError(f"piece_s must be greater than 0, got {piece_s:g}")
 
 
 def _made(
