@@ -6,7 +6,7 @@ import lzma
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from hil.tables import print_table, table_of
 from twin import catalogue
 from twin.errors import TleError
 from twin.omm import FIRST_YEAR, LAST_YEAR, form_of
-from twin.tle import REPORTED, Satellite, TleWarning, read_tle
+from twin.tle import REPORTED, Satellite, TleWarning, parse_tle, read_tle
 from twin.units import KILO, MINUTES_PER_DAY, SECONDS_PER_DAY, utc
 
 DEEP_SPACE_REV_DAY = MINUTES_PER_DAY / 225.0  # SGP4 has another model for periods of 225 min and more
@@ -152,9 +152,18 @@ def _near(at: datetime) -> datetime:
 
 def read(path: Path) -> tuple[list[Satellite], int, list[str]]:
     """The satellites of a file, how many sets were broken, and of the first of them what was wrong. Raises TleError."""
+    return _counted(lambda: read_tle(path))
+
+
+def parse(text: str, source: str) -> tuple[list[Satellite], int, list[str]]:
+    """The same of a text, which messages call `source`."""
+    return _counted(lambda: parse_tle(text, source))
+
+
+def _counted(reader: Callable[[], list[Satellite]]) -> tuple[list[Satellite], int, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TleWarning)
-        satellites = read_tle(path)
+        satellites = reader()
     for warning in caught:
         if found := re.search(r"left out (\d+) broken", str(warning.message)):
             reasons = str(warning.message).splitlines()[1 : REPORTED + 1]

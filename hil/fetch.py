@@ -40,7 +40,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from hil.catalogue_table import format_of, read
+from hil.catalogue_table import format_of, parse
 from twin.errors import FetchError, NotServed, TleError
 from twin.tle import Satellite
 
@@ -251,7 +251,7 @@ def _fetch(
             _write(file.with_suffix(".json"), _json(note))
             say("the server says that nothing has changed since")
             return Fetched(url, file, "unchanged", copy, body)
-        satellites, broken, reasons = _element_sets(answer, server, file, now())
+        satellites, broken, reasons = _element_sets(answer, server, now())
     except _Trouble as trouble:
         note.wait = trouble.wait_from(now())
         _write(file.with_suffix(".json"), _json(note))
@@ -466,7 +466,7 @@ def _unchanged(answer: _Answer, copy: Copy) -> bool:
         return False
 
 
-def _element_sets(answer: _Answer, server: str, file: Path, now: datetime) -> tuple[list[Satellite], int, list[str]]:
+def _element_sets(answer: _Answer, server: str, now: datetime) -> tuple[list[Satellite], int, list[str]]:
     """The satellites of an answer, how many sets are broken, and why. Raises _Trouble for anything else."""
     status, said = answer.status, _quoted(answer.body[:MOST_SAID].decode("utf-8", errors="replace"))
     wait = _retry_after(answer.headers, now) or AFTER_AN_ANSWER
@@ -484,22 +484,16 @@ def _element_sets(answer: _Answer, server: str, file: Path, now: datetime) -> tu
     body = answer.body
     if body.strip() and not answer.whole and body.rstrip(b" ")[-1:] not in b"\n]}>":
         raise _Trouble(f"the answer of {server} is cut short: its last line does not end", AFTER_NO_ANSWER)
-    part = file.with_name(f".{file.name}.{os.getpid()}.came")
     try:
-        body.decode("utf-8")
-        part.write_bytes(body)
-        satellites, broken, reasons = read(part)
+        satellites, broken, reasons = parse(body.decode("utf-8"), "it")
     except UnicodeDecodeError as error:
         packed = body.startswith((b"\x1f\x8b", b"\xfd7zXZ"))
         what = "a packed file, which is not unpacked here" if packed else f"{error.reason} at byte {error.start}"
         says = f"{server} sends what is no text (UTF-8): {what}"
         raise _Trouble(says, AFTER_AN_ANSWER) from None
     except TleError as error:
-        why = str(error).replace(str(part), "it")
-        says = f"{server} gave no element sets but {_kind(body, why)}"
+        says = f"{server} gave no element sets but {_kind(body, str(error))}"
         raise _Trouble(says, AFTER_AN_ANSWER) from None
-    finally:
-        part.unlink(missing_ok=True)
     of = len(satellites) + broken
     if broken > (MOST_BROKEN * of if answer.whole else 0):
         says = f"of {of} element sets of {server} {broken} are broken; {_quoted(reasons[0])}"
