@@ -137,6 +137,7 @@ def test_a_crowd_of_nodes_is_no_plane(snapshot, raan_deg):
     """Of everything that flies nodes follow on each other over most of the circle; 173.1 is but their median."""
     with pytest.raises(TleError, match=r"among 3343 satellites; there are \d.*run into each other: choose a shell of"):
         select(snapshot, raan_deg=raan_deg)
+    assert planes(walker(400, 1), least=1) == []
     with pytest.raises(TleError, match=r"among 400 satellites; there are 0; the nodes of 400 run into each other"):
         select(walker(400, 1), raan_deg=raan_deg)
 
