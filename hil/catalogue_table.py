@@ -1,11 +1,12 @@
 """What is in a file of element sets: `ntn-twin tle info`, for a person and for a machine."""
 
+import contextlib
 import gzip
 import lzma
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +19,10 @@ from sgp4.api import SGP4_ERRORS, SatrecArray, jday
 
 from hil.tables import print_table, table_of
 from twin import catalogue
-from twin.omm import form_of
-from twin.tle import Satellite, TleWarning, read_tle
-from twin.units import KILO, MINUTES_PER_DAY, SECONDS_PER_DAY
+from twin.errors import TleError
+from twin.omm import FIRST_YEAR, LAST_YEAR, form_of
+from twin.tle import REPORTED, Satellite, TleWarning, parse_tle, read_tle
+from twin.units import KILO, MINUTES_PER_DAY, SECONDS_PER_DAY, utc
 
 DEEP_SPACE_REV_DAY = MINUTES_PER_DAY / 225.0  # SGP4 has another model for periods of 225 min and more
 FIVE_DIGITS = 99_999  # what the number field of a TLE holds in digits
@@ -105,11 +107,12 @@ class Info:
 def info(path: str | Path, at: datetime | None = None) -> Info:
     """What is in a file of element sets, and what they are worth at an instant.
 
-    at  with its offset from UTC; default: now
+    at  with its offset from UTC, of a year from 1957 to 2099; default: now
 
-    Raises TleError when there is no such file, or no usable set in it. Checked by tests/test_fetch.py.
+    Raises TleError when there is no such file, no usable set in it, or `at` is of another year: SGP4 says nothing about
+    it, and takes minutes for that. Checked by tests/test_tle_info.py.
     """
-    path, at_utc = Path(path), (at or datetime.now(UTC)).astimezone(UTC)
+    path, at_utc = Path(path), datetime.now(UTC) if at is None else _near(at)
     satellites, broken, reasons = read(path)
     epochs_utc = sorted(s.epoch_utc for s in satellites)
     middle_utc = catalogue.median_epoch_utc(satellites)
@@ -140,14 +143,30 @@ def info(path: str | Path, at: datetime | None = None) -> Info:
     )
 
 
+def _near(at: datetime) -> datetime:
+    with contextlib.suppress(OverflowError):  # the first and the last day of the calendar
+        if FIRST_YEAR <= utc(at).year <= LAST_YEAR:
+            return utc(at)
+    raise TleError(f"elements can be judged at an instant from {FIRST_YEAR} to {LAST_YEAR}, got {at.isoformat()}")
+
+
 def read(path: Path) -> tuple[list[Satellite], int, list[str]]:
     """The satellites of a file, how many sets were broken, and of the first of them what was wrong. Raises TleError."""
+    return _counted(lambda: read_tle(path))
+
+
+def parse(text: str, source: str) -> tuple[list[Satellite], int, list[str]]:
+    """The same of a text, which messages call `source`."""
+    return _counted(lambda: parse_tle(text, source))
+
+
+def _counted(reader: Callable[[], list[Satellite]]) -> tuple[list[Satellite], int, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TleWarning)
-        satellites = read_tle(path)
+        satellites = reader()
     for warning in caught:
         if found := re.search(r"left out (\d+) broken", str(warning.message)):
-            reasons = str(warning.message).splitlines()[1:]
+            reasons = str(warning.message).splitlines()[1 : REPORTED + 1]
             return satellites, int(found[1]), [reason.strip() for reason in reasons]
     return satellites, 0, []
 

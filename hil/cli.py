@@ -709,7 +709,7 @@ def _interrupt(*_: object) -> None:
 def main() -> None:
     """Run the command; what went wrong is one message on stderr and an exit code."""
     sys.path.insert(0, "")  # module:Class of a file in the folder we stand in, as `python -m` would find it
-    warnings.showwarning = lambda message, *_, **__: err.print(f"warning: {message}", soft_wrap=True)
+    warnings.showwarning = lambda message, *_, **__: err.print(f"warning: {message}", soft_wrap=True, markup=False)
     try:
         app(standalone_mode=True)
     except TwinError as error:

@@ -40,7 +40,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from hil.catalogue_table import format_of, read
+from hil.catalogue_table import format_of, parse
 from twin.errors import FetchError, NotServed, TleError
 from twin.tle import Satellite
 
@@ -202,6 +202,8 @@ def save(fetched: Fetched, out: Path, overwrite: bool = False) -> Path:
     if out.is_dir():
         out /= f"{label(fetched.url)}-{fetched.copy.median_epoch_utc:%Y-%m-%d}.{fetched.format}"
     try:
+        if out.exists() and not out.is_file():  # a pipe would keep us, and a device would be replaced
+            raise FetchError(f"{out} is there, and is no file that could be replaced; name another with --out")
         if out.exists() and not overwrite and out.read_bytes() != fetched.body:
             raise FetchError(
                 f"{out} is there, with other element sets; name another file with --out, or --overwrite it"
@@ -249,7 +251,7 @@ def _fetch(
             _write(file.with_suffix(".json"), _json(note))
             say("the server says that nothing has changed since")
             return Fetched(url, file, "unchanged", copy, body)
-        satellites, broken, reasons = _element_sets(answer, server, file, now())
+        satellites, broken, reasons = _element_sets(answer, server, now())
     except _Trouble as trouble:
         note.wait = trouble.wait_from(now())
         _write(file.with_suffix(".json"), _json(note))
@@ -269,6 +271,8 @@ def _fetch(
     _write(file.with_suffix(".json"), _json(Note(url, copy)))
     for reason in reasons:
         say(f"left out: {_quoted(reason)}")
+    if broken > len(reasons):
+        say(f"and {broken - len(reasons)} more")
     return Fetched(url, file, "server", copy, answer.body)
 
 
@@ -338,9 +342,14 @@ def _server_of(url: str) -> str:
     plain = url.isascii() and url.isprintable() and " " not in url
     if port < 0 or not plain or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise FetchError(
-            f"an address is http://HOST/... or https://HOST/..., percent-encoded, without a user; got {url!r}"
+            f"an address is http://HOST/... or https://HOST/..., percent-encoded, without a user; got {_no_user(url)!r}"
         )
     return parts.netloc.lower()
+
+
+def _no_user(url: str) -> str:
+    """An address for a message, which may end in a log: whatever stands before an @ might be a password."""
+    return re.sub(r"^([a-z]+://)?.*@", r"\1...@", url, flags=re.IGNORECASE | re.DOTALL)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -363,7 +372,7 @@ def _ask(url: str, known: Copy | None, timeout_s: float) -> _Answer:
 
     def ask() -> None:
         try:
-            came.put(_transfer(request, timeout_s, enough))
+            came.put(_transfer(request, server, timeout_s, enough))
         except Exception as error:
             came.put(error)
 
@@ -382,7 +391,7 @@ def _ask(url: str, known: Copy | None, timeout_s: float) -> _Answer:
     return got
 
 
-def _transfer(request: urllib.request.Request, timeout_s: float, enough: threading.Event) -> _Answer:
+def _transfer(request: urllib.request.Request, server: str, timeout_s: float, enough: threading.Event) -> _Answer:
     try:
         response = urllib.request.build_opener(_NoRedirects).open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
@@ -401,8 +410,8 @@ def _transfer(request: urllib.request.Request, timeout_s: float, enough: threadi
                 raise IncompleteRead(bytes(body), length - len(body))
             if not chunk:
                 whole = response.chunked or length is not None
-                return _unpacked(_Answer(response.status, response.headers, bytes(body), whole), request.host)
-    raise _Trouble(f"the answer of {request.host} is {TOO_LONG}", AFTER_AN_ANSWER)
+                return _unpacked(_Answer(response.status, response.headers, bytes(body), whole), server)
+    raise _Trouble(f"the answer of {server} is {TOO_LONG}", AFTER_AN_ANSWER)
 
 
 def _unpacked(answer: _Answer, server: str) -> _Answer:
@@ -424,7 +433,7 @@ def _unpacked(answer: _Answer, server: str) -> _Answer:
 def _no_answer(error: Exception, server: str, timeout_s: float) -> _Trouble:
     """What kept the answer from us, for a person."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, socket.gaierror):
+    if isinstance(reason, socket.gaierror | UnicodeError):  # the latter: of no form that a name can have
         return _Trouble(f"no name server knows {server}: is there a network, and is the name right?", timedelta(0))
     if isinstance(reason, ConnectionRefusedError):
         says = f"{server} refuses the connection: is the address right, and is a proxy needed (https_proxy)?"
@@ -457,7 +466,7 @@ def _unchanged(answer: _Answer, copy: Copy) -> bool:
         return False
 
 
-def _element_sets(answer: _Answer, server: str, file: Path, now: datetime) -> tuple[list[Satellite], int, list[str]]:
+def _element_sets(answer: _Answer, server: str, now: datetime) -> tuple[list[Satellite], int, list[str]]:
     """The satellites of an answer, how many sets are broken, and why. Raises _Trouble for anything else."""
     status, said = answer.status, _quoted(answer.body[:MOST_SAID].decode("utf-8", errors="replace"))
     wait = _retry_after(answer.headers, now) or AFTER_AN_ANSWER
@@ -475,22 +484,16 @@ def _element_sets(answer: _Answer, server: str, file: Path, now: datetime) -> tu
     body = answer.body
     if body.strip() and not answer.whole and body.rstrip(b" ")[-1:] not in b"\n]}>":
         raise _Trouble(f"the answer of {server} is cut short: its last line does not end", AFTER_NO_ANSWER)
-    part = file.with_name(f".{file.name}.{os.getpid()}.came")
     try:
-        body.decode("utf-8")
-        part.write_bytes(body)
-        satellites, broken, reasons = read(part)
+        satellites, broken, reasons = parse(body.decode("utf-8"), "it")
     except UnicodeDecodeError as error:
         packed = body.startswith((b"\x1f\x8b", b"\xfd7zXZ"))
         what = "a packed file, which is not unpacked here" if packed else f"{error.reason} at byte {error.start}"
         says = f"{server} sends what is no text (UTF-8): {what}"
         raise _Trouble(says, AFTER_AN_ANSWER) from None
     except TleError as error:
-        why = str(error).replace(str(part), "it")
-        says = f"{server} gave no element sets but {_kind(body, why)}"
+        says = f"{server} gave no element sets but {_kind(body, str(error))}"
         raise _Trouble(says, AFTER_AN_ANSWER) from None
-    finally:
-        part.unlink(missing_ok=True)
     of = len(satellites) + broken
     if broken > (MOST_BROKEN * of if answer.whole else 0):
         says = f"of {of} element sets of {server} {broken} are broken; {_quoted(reasons[0])}"
@@ -519,7 +522,7 @@ def _retry_after(headers: Message, now: datetime) -> timedelta | None:
     """How long the server wants to be left alone, in seconds or as a date; a minute to a day."""
     said = headers.get("Retry-After", "").strip()
     try:
-        asked = timedelta(seconds=int(said)) if said.isdigit() else parsedate_to_datetime(said) - now
+        asked = timedelta(seconds=int(said[:9])) if said.isdigit() else parsedate_to_datetime(said) - now
     except (ValueError, TypeError, OverflowError):
         return None
     return min(max(asked, timedelta(minutes=1)), MOST_WAIT)

@@ -132,6 +132,32 @@ def test_a_plane_of_the_snapshot_is_one_of_those_that_planes_finds(snapshot):
         select(snapshot, **in_shell, raan_deg=63.0)
 
 
+@pytest.mark.parametrize("raan_deg", [173.0, 30.0, math.nan])
+def test_a_crowd_of_nodes_is_no_plane(snapshot, raan_deg):
+    """Of everything that flies nodes follow on each other over most of the circle; 173.1 is but their median."""
+    with pytest.raises(TleError, match=r"among 3343 satellites; there are \d.*run into each other: choose a shell of"):
+        select(snapshot, raan_deg=raan_deg)
+    assert planes(walker(400, 1), least=1) == []
+    with pytest.raises(TleError, match=r"among 400 satellites; there are 0; the nodes of 400 run into each other"):
+        select(walker(400, 1), raan_deg=raan_deg)
+
+
+def test_a_thousand_numbers_are_looked_up_at_once(snapshot):
+    """Not once for each satellite of a large list; and they may come as an array."""
+
+    class Counted(list):
+        walks = 0
+
+        def __iter__(self):
+            self.walks += 1
+            return super().__iter__()
+
+    numbers = Counted(satellite.number for satellite in snapshot[:1000])
+    assert select(snapshot, numbers=numbers) == snapshot[:1000]
+    assert numbers.walks == 1
+    assert select(snapshot, numbers=np.array(numbers)) == snapshot[:1000]
+
+
 # Shells
 
 

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
 import signal
 import socket
 import sys
@@ -370,6 +371,8 @@ NO_ANSWERS = [  # answer, what is said, how long nobody asks again, whether that
     pytest.param(reply(b"Slow down", 429, Retry_After="10800"), "429: Slow down", 3 * HOUR, FIRM, id="429 with a wait"),
     pytest.param(reply(b"", 429, Retry_After=LATER), "429", 5 * HOUR, FIRM, id="429 until"),
     pytest.param(reply(b"", 429, Retry_After="soon"), "429", TWO_HOURS, FIRM, id="429 with nonsense"),
+    pytest.param(reply(b"", 429, Retry_After="9" * 30), "429", 24 * HOUR, FIRM, id="429 for ever"),
+    pytest.param(reply(b"", 429, Retry_After="0"), "429", MINUTE, FIRM, id="429 for no time"),
     pytest.param(reply(b"", 429, Retry_After="99999999"), "429", 24 * HOUR, FIRM, id="429 for years"),
     pytest.param(reply(b"oops", 500), "answers 500: oops", TWO_HOURS, ALL, id="500"),
     pytest.param(reply(b"", 503, Retry_After="600"), "answers 503", 10 * MINUTE, ALL, id="503 with a wait"),
@@ -402,7 +405,7 @@ def test_what_is_no_answer_is_said_once_leaves_the_copy_and_is_not_asked_again_f
         assert after[kept.file.name] == before[kept.file.name]
         note = json.loads(after[kept.file.with_suffix(".json").name])
         assert note["copy"] == json.loads(before[kept.file.with_suffix(".json").name])["copy"]
-    assert not [name for name in after if "part" in name or "came" in name]
+    assert not [name for name in after if "part" in name]
 
     server.answer = reply(NEWER)
     clock.now += wait - timedelta(seconds=1)
@@ -481,6 +484,12 @@ def test_a_name_that_nobody_knows_is_said_and_may_be_asked_again(get, monkeypatc
         assert "again" not in str(error.value)
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".org"])
+def test_a_name_that_nobody_can_have_is_said(get, host):
+    with pytest.raises(NotServed, match="no name server knows a"):
+        get(f"http://{host}/x.tle")
+
+
 def test_a_server_without_a_certificate_is_said(get, server):
     with pytest.raises(NotServed, match="cannot prove who it is"):
         get(server.url.replace("http:", "https:"))
@@ -534,6 +543,9 @@ def test_a_proxy_of_the_environment_is_used(get, server, monkeypatch):
     monkeypatch.setenv("http_proxy", f"http://{server.host}")
     get("http://celestrak.invalid/NORAD/elements/gp.php?GROUP=starlink&FORMAT=tle")
     assert server.asked[0][0].startswith("http://celestrak.invalid/")
+    server.answer = reply(SETS, Content_Encoding="br")
+    with pytest.raises(NotServed, match=r"^other\.invalid packs its answer"):  # and not the proxy
+        get("http://other.invalid/x.tle")
 
 
 def messages(form):
@@ -662,6 +674,25 @@ def test_an_address_that_cannot_be_asked_is_refused(tmp_path, url):
     assert error.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@a.b/", "HTTP://me:se/@cret@a.b:1/c", "me:secret@a.b/x", "//:secret@"]
+)
+def test_a_password_in_an_address_is_not_repeated(tmp_path, url):
+    with pytest.raises(FetchError, match=r"without a user; got '.*\.\.\.@") as error:
+        fetch.fetch(url, tmp_path)
+    assert "cret" not in str(error.value)
+    assert "me:" not in str(error.value)
+
+
+def test_a_server_with_a_bare_address_of_six_is_asked(get, monkeypatch):
+    def nobody(address, *_, **__):
+        raise ConnectionRefusedError(str(address))
+
+    monkeypatch.setattr(socket, "create_connection", nobody)
+    with pytest.raises(NotServed, match=r"\[2001:db8::1\]:8080 refuses the connection"):
+        get("http://[2001:db8::1]:8080/x.tle")
+
+
 def test_a_group_has_an_address():
     assert fetch.group_url("starlink") == "https://celestrak.org/NORAD/elements/gp.php?GROUP=starlink&FORMAT=json"
     assert (
@@ -709,6 +740,16 @@ def test_a_file_of_ones_own_is_never_replaced_unasked(get, server, tmp_path):
     with pytest.raises(FetchError, match="cannot be written"):
         fetch.save(newer, tmp_path / "nowhere" / "x.tle")
     assert {p.name for p in tmp_path.iterdir()} == {"cache", path.name}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_only_a_file_is_ever_replaced(get, tmp_path, overwrite):
+    """As root one could replace /dev/null; and to look what is in a pipe is to wait for who writes to it."""
+    came, pipe = get(), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FetchError, match="pipe is there, and is no file"):
+        fetch.save(came, pipe, overwrite)
+    assert pipe.is_fifo()
 
 
 # ---- the command

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import tracemalloc
 import warnings
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from sgp4.exporter import export_omm
 
 import twin.tle
 from twin.errors import TleError
-from twin.omm import epoch_of, form_of
+from twin.omm import XML_PIECE, epoch_of, form_of
 from twin.tle import TleWarning, parse_tle, read_tle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -206,7 +207,17 @@ def test_the_content_tells_the_form_whatever_the_file_is_called(tmp_path, form, 
             ["STARLINK-1008"],
             id="more keys, as Space-Track has",
         ),
+        pytest.param(json.dumps([MESSAGE | {"EPHEMERIS_TYPE": None}]), ["STARLINK-1008"], id="JSON, no type"),
+        pytest.param(as_csv([MESSAGE | {"EPHEMERIS_TYPE": ""}]), ["STARLINK-1008"], id="CSV, no type"),
+        pytest.param(as_kvn([MESSAGE | {"EPHEMERIS_TYPE": ""}]), ["STARLINK-1008"], id="KVN, no type"),
+        pytest.param(json.dumps([MESSAGE | {"NORAD_CAT_ID": 44714.0}]), ["STARLINK-1008"], id="JSON, 44714.0"),
+        pytest.param("\ufeff" + as_csv([MESSAGE]), ["STARLINK-1008"], id="CSV, byte order mark"),
         pytest.param(as_csv([MESSAGE]).rstrip() + "\n\n , ,\n", ["STARLINK-1008"], id="CSV, blank lines"),
+        pytest.param(
+            as_csv([MESSAGE | {"OBJECT_NAME": "A"}, MESSAGE | {"OBJECT_NAME": "B\r\nC"}]),
+            ["A", "B\ufffd\ufffdC"],
+            id="CSV, a line end in a name",
+        ),
         pytest.param(
             as_csv([MESSAGE | {"OBJECT_NAME": 'A "B", C'}]), ['A "B", C'], id="CSV, commas and quotes in a name"
         ),
@@ -340,6 +351,9 @@ def test_a_broken_message_is_left_out_with_one_warning_or_refused(form, change, 
         pytest.param(
             '[{"BSTAR":NaN,"NORAD_CAT_ID":[[1]]}]', "has a list for NORAD_CAT_ID", id="JSON, list for a number"
         ),
+        pytest.param(
+            '[{"A":[' + "[]," * 9_999 + "0]}]", "x is not JSON of messages: 20001 values in", id="JSON, all values"
+        ),
         pytest.param("OBJECT_NAME,EPOCH,MEAN_MOTION\n", "x holds no usable element set", id="CSV, only a header"),
         pytest.param("EPOCH,MEAN_MOTION\nA\n", "line 2: OMM of 1 fields, expected 2", id="CSV, row cut"),
         pytest.param(f'EPOCH,MEAN_MOTION\n"{"A" * 200_000}",\n', "x is not CSV at line 2", id="CSV, endless cell"),
@@ -374,6 +388,28 @@ def test_entities_are_never_expanded(declared):
     xml = as_xml([MESSAGE]).replace("<ndm>", f"<!DOCTYPE ndm [{declared}]><ndm>").replace("STARLINK-1008", "&b;")
     with pytest.raises(TleError, match="declares a document type"):
         parse_tle(xml)
+
+
+def test_messages_at_the_seams_of_a_long_file_are_whole():
+    many = [MESSAGE | {"OBJECT_NAME": f"\u00dc-{k}"} for k in range(400)]
+    text = as_xml(many)
+    assert len(text) > 3 * XML_PIECE
+    assert [satellite.name for satellite in parse_tle(text, broken="refuse")] == [m["OBJECT_NAME"] for m in many]
+    with pytest.raises(TleError, match="is not well-formed XML: no element found"):
+        parse_tle(text[: text.rindex("</omm>")])
+
+
+@pytest.mark.parametrize("form", ["csv", "kvn", "xml"])
+def test_a_large_file_of_something_else_takes_little_more_room_than_its_text(form):
+    noise = {"csv": "EPOCH,MEAN_MOTION\n" + "a,b\n" * 8_000, "kvn": "EPOCH=1\n" + "a\n" * 16_000}
+    text = noise.get(form, "<ndm>" + "<omm><a>1</a></omm>" * 8_000 + "</ndm>")
+    tracemalloc.start()
+    try:
+        with pytest.raises(TleError, match="x holds no usable element set"):
+            parse_tle(text, source="x")
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(text) + (1_500_000 if form == "xml" else 100_000)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(tmp_path, monkeypatch):

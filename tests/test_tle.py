@@ -2,6 +2,7 @@
 
 import gzip
 import lzma
+import tracemalloc
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,11 @@ def put(line, column, text):
         pytest.param(f"{LINE_1}\n{LINE_2}\n{OTHER_1}\n{OTHER_2}\n", ["44714", "44057"], id="no names"),
         pytest.param(f"# old\n\n0 {NAME}\n{LINE_1}\n\n{LINE_2}\n\n\n{GOOD}", [NAME, "ONEWEB-0012"], id="blank lines"),
         pytest.param(f"0 {NAME}\n{LINE_1}   \n{LINE_2}\t\n", [NAME], id="blanks at line ends"),
+        pytest.param(f"\ufeff{NAME}\n{LINE_1}\n{LINE_2}\n", [NAME], id="byte order mark"),
+        pytest.param(f"0 \n{LINE_1}\n{LINE_2}\n", ["44714"], id="3LE with an empty name"),
+        pytest.param(f"1\n{LINE_1}\n{LINE_2}\n2\n{OTHER_1}\n{OTHER_2}\n", ["1", "2"], id="names that are numbers"),
+        pytest.param(f"{LINE_1}\n{LINE_2}\n1 AB C\n{OTHER_1}\n{OTHER_2}\n", ["44714", "1 AB C"], id="name like a line"),
+        pytest.param(f"A\x0bB\x85C\r{LINE_1}\r{LINE_2}\r", ["A\ufffdB\ufffdC"], id="only CR and LF end a line"),
     ],
 )
 def test_every_common_form_is_read(text, names):
@@ -111,6 +117,23 @@ def test_a_broken_set_is_left_out_with_one_warning_or_refused(line_1, line_2, li
         parse_tle(f"{broken}\n{GOOD}", source="my.tle", broken="refuse")
     assert str(refused.value).startswith(f"my.tle, line {line}: ")
     assert reason in str(refused.value)
+
+
+def test_a_line_cut_off_is_no_name_for_the_next_set():
+    for cut in (LINE_1[:8], LINE_1[:5], put(LINE_1, 3, "T0002")[:7], put(LINE_1, 3, "   11")[:7]):
+        with pytest.warns(TleWarning, match="line 1: TLE line 1 has no line 2 after it"):
+            assert [satellite.name for satellite in parse_tle(f"{cut}\n{OTHER_1}\n{OTHER_2}\n")] == ["44057"]
+
+
+def test_a_large_file_of_something_else_takes_little_more_room_than_its_text():
+    noise = "ab\n" * 20_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(TleError, match="line 1: 'ab' has no TLE line 1 after its name"):
+            parse_tle(noise)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(noise)
+    finally:
+        tracemalloc.stop()
 
 
 def test_one_warning_names_every_broken_set():

@@ -1,6 +1,8 @@
 """What `ntn-twin tle info` says of a file, against counts made by hand, sgp4, and the shells that are known."""
 
 import json
+import sys
+import warnings
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,10 +11,12 @@ from sgp4.api import jday
 from terminal import ROOT
 from typer.testing import CliRunner
 
+from hil import cli
 from hil.catalogue_table import constellation, format_of, info, rows
 from hil.cli import app
 from twin import read_tle
 from twin.errors import TleError
+from twin.tle import TleWarning
 
 SNAPSHOT = ROOT / "scenarios" / "tle" / "leo-2022-02-22.tle.xz"
 THEN = datetime(2022, 2, 22, 13, 0, tzinfo=UTC)
@@ -115,6 +119,9 @@ def test_the_command_prints_a_table_or_one_object(tmp_path):
     assert said["shells"][1]["planes"][0]["slots"] == 18
     for words, says in (
         ((tmp_path / "x.tle",), "there is no TLE file"),
+        ((SNAPSHOT, "--at", "9999-12-31T23:59:59-14:00"), "an instant from 1957 to 2099, got 9999-12-31"),
+        ((SNAPSHOT, "--at", "0001-01-01T00:00:00+14:00"), "an instant from 1957 to 2099, got 0001-01-01"),
+        ((SNAPSHOT, "--at", "2100-01-01T00:00:00Z"), "an instant from 1957 to 2099, got 2100-01-01"),
         ((SNAPSHOT, "--at", "noon"), "--at takes an instant with its offset from UTC"),
         ((SNAPSHOT, "--at", "2022-02-22T13:00:00"), "--at takes an instant with its offset from UTC"),
     ):
@@ -122,6 +129,32 @@ def test_the_command_prints_a_table_or_one_object(tmp_path):
         assert isinstance(told.exception, TleError)
         assert says in str(told.exception)
         assert told.stdout == ""
+
+
+def test_the_first_twenty_reasons_are_named_and_nothing_else(tmp_path):
+    lines = "".join(f"LONELY {k}\n" for k in range(25))
+    (tmp_path / "x.tle").write_text(
+        f"{lines}GOOD\n"
+        "1 44714U 19074B   25208.98798532  .00002307  00000+0  17380-3 0  9992\n"
+        "2 44714  53.0548 115.3449 0001134  85.9190 274.1928 15.06383560315059\n"
+    )
+    found = info(tmp_path / "x.tle")
+    assert (found.sets, found.broken) == (1, 25)
+    assert [reason.split("'")[1] for reason in found.reasons] == [f"LONELY {k}" for k in range(20)]
+
+
+def test_warnings_of_the_command_are_printed_as_they_are(monkeypatch, capsys, tmp_path):
+    """Names such as 'STARLINK-11072 [DTC]' are not the markup of the printer."""
+
+    def warn(*_, **__):
+        warnings.warn("the furthest, STARLINK-11072 [DTC] [/b]", TleWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "app", warn)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.main()
+    assert capsys.readouterr().err == "warning: the furthest, STARLINK-11072 [DTC] [/b]\n"
 
 
 def test_a_file_without_sets_has_no_info(tmp_path):

@@ -31,6 +31,7 @@ AGE_DAYS = (0.0, 0.5, 1.0, 3.0, 7.0, 14.0)  # and the median error in position o
 AGE_ERROR_M = (1e3, 3e3, 6e3, 14e3, 39e3, 150e3)  # later ones show it; see tests/test_catalogue.py, which measures it
 SHELL_GAP_M, SHELL_GAP_DEG = 5e3, 0.05  # OneWeb's planes stand 2 to 4 km apart, Starlink's inclinations 0.17 degrees
 PLANE_GAP_DEG = 1.0  # planes of the densest shells stand 5 degrees apart, and spread by half a degree
+WIDEST_GAPS = 10  # nodes without a gap over more than so many of them are a crowd in which no plane can be told
 SHOWN = 5  # things listed by a message that says what there is
 
 Range = tuple[float, float]
@@ -111,7 +112,8 @@ def select(
     at               instant of raan_deg, with its offset from UTC; None: the median epoch
 
     Raises TleError, saying what was asked and what there is, where nothing is left, a number is missing, or no plane is
-    within a degree; ValueError for a range that does not rise. Checked by tests/test_catalogue.py.
+    within a degree; nodes that follow without a gap over more than 10 degrees are of no plane. ValueError for a range
+    that does not rise. Checked by tests/test_catalogue.py.
     """
     found = list(satellites)
     if not found:
@@ -121,11 +123,11 @@ def select(
         if not by_name:
             raise TleError(f"no satellite whose name contains {name!r} among {_names(found)}")
         found = by_name
-    if numbers:
-        missing = sorted(set(numbers) - {satellite.number for satellite in found})
+    if wanted := set(numbers):
+        missing = sorted(wanted - {satellite.number for satellite in found})
         if missing:
             raise TleError(f"no satellite with catalogue number {_list(map(str, missing))} among {_names(found)}")
-        found = [satellite for satellite in found if satellite.number in set(numbers)]
+        found = [satellite for satellite in found if satellite.number in wanted]
     if altitude_m is not None:
         found = _within(found, _orbits(found).altitude_m, altitude_m, "a mean altitude", "m")
     if inclination_deg is not None:
@@ -134,14 +136,16 @@ def select(
     if raan_deg is not None:
         at_utc = utc(at) if at is not None else median_epoch_utc(found)
         each_deg = _orbits(found, at_utc).raan_deg
-        groups = _around(each_deg, PLANE_GAP_DEG)
+        groups = _nodes(each_deg, PLANE_GAP_DEG)
         middles_deg = [_median_deg(each_deg[group]) for group in groups]
         off_deg = [abs(_turned(middle - raan_deg)) for middle in middles_deg]
-        if min(off_deg) > PLANE_GAP_DEG:
-            there = _list(f"{middle:.1f}" for middle in sorted(middles_deg))
+        if not min(off_deg, default=math.inf) <= PLANE_GAP_DEG:  # nor where it is no number
+            there = f", at {_list(f'{middle:.1f}' for middle in sorted(middles_deg))}" if groups else ""
+            crowd = len(found) - sum(map(len, groups))
+            without = f"; the nodes of {crowd} run into each other: choose a shell of them first" if crowd else ""
             raise TleError(
                 f"no plane with its node within {PLANE_GAP_DEG:g} deg of {raan_deg:g} at {at_utc:%Y-%m-%dT%H:%MZ} "
-                f"among {len(found)} satellites; there are {len(groups)}, at {there}"
+                f"among {len(found)} satellites; there are {len(groups)}{there}{without}"
             )
         found = [found[i] for i in sorted(groups[int(np.argmin(off_deg))])]
     return found
@@ -196,7 +200,8 @@ def planes(
 
     satellites  a shell, or satellites that share altitude and inclination
     at          the common instant, with its offset from UTC; None: the median epoch
-    gap_deg     a plane ends where the next node is further off than this
+    gap_deg     a plane ends where the next node is further off than this; nodes without such a gap over more than ten
+                times as much are a crowd, in which no plane can be told
     least       fewer satellites make no plane
 
     How many slots a plane has is what its satellites say, and where they are few, what the others of the shell say: see
@@ -207,7 +212,7 @@ def planes(
         return []
     at_utc = median_epoch_utc(everyone) if at is None else utc(at)
     orbits = _orbits(everyone, at_utc)
-    groups = [group for group in _around(orbits.raan_deg, gap_deg) if len(group) >= least]
+    groups = [group for group in _nodes(orbits.raan_deg, gap_deg) if len(group) >= least]
     where_deg = [orbits.argument_of_latitude_deg[group] for group in groups]
     found = []
     for group, latitude_deg, n_slots in zip(groups, where_deg, _slot_counts(where_deg)):
@@ -344,6 +349,13 @@ def _around(angles_deg: np.ndarray, gap_deg: float) -> list[np.ndarray]:
     if len(ends) == 0:
         return [order]
     return np.split(np.roll(order, -ends[-1]), (ends[:-1] - ends[-1]) % len(order))
+
+
+def _nodes(raan_deg: np.ndarray, gap_deg: float) -> list[np.ndarray]:
+    """Indices of the nodes in groups, as `_around`, without crowds."""
+    widest_deg = WIDEST_GAPS * gap_deg
+    groups = _around(raan_deg, gap_deg)
+    return [group for group in groups if (raan_deg[group[-1]] - raan_deg[group[0]]) % 360.0 <= widest_deg]
 
 
 def _slot_counts(planes_deg: list[np.ndarray]) -> list[int]:

@@ -8,7 +8,6 @@ Files come from anywhere: XML that declares a document type, and with it entitie
 """
 
 import csv
-import io
 import json
 import math
 import re
@@ -58,6 +57,9 @@ _ONLY = {  # what a message must say if it says anything; CelesTrak's JSON and C
     "MEAN_ELEMENT_THEORY": ("SGP4", "SGP/SGP4", "SGP"),
 }
 _KNOWN = {number.key for number in _NUMBERS} | _ONLY.keys() | {"CCSDS_OMM_VERS", "OBJECT_NAME", "OBJECT_ID", "EPOCH"}
+MOST_VALUES, LEAST_LENGTH = 1_000, 8  # of JSON: so many, and more if each has 8 characters; a keyword alone has 5
+XML_PIECE = 1 << 16  # characters
+_LINE = re.compile(r"[^\r\n]+(?:\r\n?|\n)?|\r\n?|\n")
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _EPOCH = re.compile(
     r"(\d{4})-(?:(\d\d)-(\d\d)|(\d{3}))[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,18}))?Z?",  # day of the month, or of the year
@@ -101,10 +103,11 @@ def elements(fields: Mapping[str, Any]) -> dict[str, Any] | str:
         said = _text(fields.get(key)) or accepted[0]
         if said.upper() not in accepted:
             return f"{says} has {key} {_short(said)}, but only {' or '.join(accepted)} can be flown by SGP4"
-    kind = _whole(fields.get("EPHEMERIS_TYPE", 0))
+    given = fields.get("EPHEMERIS_TYPE")
+    kind = 0 if given is None or given == "" else _whole(given)
     if kind is None or kind in OTHER_THEORIES:
         theory = f", elements of {OTHER_THEORIES[kind]}, which are not SGP4's" if kind else ", expected 0"
-        return f"{says} has EPHEMERIS_TYPE {_short(fields['EPHEMERIS_TYPE'])}{theory}"
+        return f"{says} has EPHEMERIS_TYPE {_short(given)}{theory}"
     number = _whole(fields.get("NORAD_CAT_ID"))
     if number is None:
         return f"{says} has {_short(fields.get('NORAD_CAT_ID'))} for NORAD_CAT_ID, expected up to nine digits"
@@ -152,7 +155,15 @@ def epoch_of(text: str) -> tuple[float, float] | None:
     )  # whole numbers divide without a second rounding
 
 
+def lines(text: str) -> Iterator[str]:
+    """Its lines with their ends, one at a time: a list of them takes many times the room of the text."""
+    return (match[0] for match in _LINE.finditer(text))
+
+
 def _json(text: str) -> Iterator[tuple[str, Found]]:
+    values = text.count(",") + text.count("[") + text.count("{")
+    if values > MOST_VALUES + len(text) // LEAST_LENGTH:  # and would take fifty times the room of the text
+        raise NotThatForm(f"is not JSON of messages: {values} values in {len(text)} characters have no keywords")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -165,7 +176,7 @@ def _json(text: str) -> Iterator[tuple[str, Found]]:
 
 
 def _csv(text: str) -> Iterator[tuple[str, Found]]:
-    rows = csv.reader(io.StringIO(text, newline=""))
+    rows = csv.reader(lines(text))
     keys: list[str] = []
     line = 1
     while True:
@@ -223,17 +234,19 @@ def _xml(text: str) -> Iterator[tuple[str, Found]]:
     parser.CharacterDataHandler = words.append
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(text.encode("utf-8", "replace"), True)
+        for at in range(0, len(text), XML_PIECE):
+            parser.Parse(text[at : at + XML_PIECE].encode("utf-8", "replace"), at + XML_PIECE >= len(text))
+            yield from found
+            found.clear()
     except expat.ExpatError as error:
         raise NotThatForm(f"is not well-formed XML: {error}") from None
-    return iter(found)
 
 
 def _kvn(text: str) -> Iterator[tuple[str, Found]]:
     """Lines `KEYWORD = value [unit]`; a keyword that comes again begins the next message."""
     fields: dict[str, str] = {}
     began = 0
-    for at, line in enumerate(text.splitlines(), start=1):
+    for at, line in enumerate(lines(text), start=1):
         key, equals, value = (part.strip() for part in line.partition("="))
         if not key or key.startswith("COMMENT"):
             continue
@@ -260,8 +273,8 @@ def _text(value: Any) -> str:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number of up to nine digits, written as a number or as text."""
-    text = _text(value)
+    """A whole number of up to nine digits, written as a number, 5.0 too, or as text."""
+    text = _text(int(value) if isinstance(value, float) and value.is_integer() else value)
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 

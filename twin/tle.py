@@ -156,6 +156,8 @@ _USUAL = {
     ),
     2: re.compile(r"2 [ -~]{5} " + 2 * _ANGLE + r"\d{7} " + 2 * _ANGLE + r"(?=..\.) *\d+\.\d{8}[ \d]{5}.", re.ASCII),
 }
+_NO_LINE = ("", "")
+_NAME_LIKE_A_LINE = re.compile(r"[12]( (?! {0,4}[A-Z]?\d).{1,24})?")  # "1 OXP", if line 1 follows; no catalogue number
 # What a character adds to a checksum: a digit itself, a minus 1, any other nothing.
 _WORTH = bytes(int(chr(c)) if chr(c) in "0123456789" else c == ord("-") for c in range(256))
 
@@ -204,10 +206,12 @@ def _limited(file: io.BufferedIOBase, path: Path) -> bytes:
 def _parse(text: str, source: str, broken: Broken, wanted: str) -> list[Satellite]:
     if broken not in ("skip", "refuse"):
         raise ValueError(f"broken must be 'skip' or 'refuse', got {broken!r}")
+    text = text.removeprefix("\ufeff")
     if not text.strip():
         raise TleError(f"{source} is empty: no element set in it")
     satellites: list[Satellite] = []
-    faults: list[str] = []
+    faults: list[str] = []  # the first of them; a large file of something else has millions
+    n_faults = 0
     form = omm.form_of(text)
     part = wanted.casefold()
     try:
@@ -218,15 +222,17 @@ def _parse(text: str, source: str, broken: Broken, wanted: str) -> list[Satellit
                 continue
             if broken == "refuse":
                 raise TleError(f"{source}, {where}: {found}")
-            faults.append(f"{where}: {found}")
+            n_faults += 1
+            if len(faults) < REPORTED:
+                faults.append(f"{where}: {found}")
     except omm.NotThatForm as error:
         raise TleError(f"{source} {error}") from None
     if not satellites:
         of = f" of a satellite whose name contains {wanted!r}" if wanted else ""
         raise TleError(f"{source} holds no usable element set{of}" + (f"; {faults[0]}" if faults else ""))
     if faults:
-        more = [f"and {len(faults) - REPORTED} more"] if len(faults) > REPORTED else []
-        report = "\n  ".join([f"{source}: left out {len(faults)} broken element set(s)", *faults[:REPORTED], *more])
+        more = [f"and {n_faults - REPORTED} more"] if n_faults > REPORTED else []
+        report = "\n  ".join([f"{source}: left out {n_faults} broken element set(s)", *faults, *more])
         warnings.warn(report, TleWarning, stacklevel=3)
     return satellites
 
@@ -250,37 +256,36 @@ def _each_message(text: str, form: str, wanted: str) -> Iterator[tuple[str, Sate
 
 def _each_set(text: str, wanted: str) -> Iterator[tuple[str, Satellite | str]]:
     """Of each set that has no name or a wanted one: where it is, and the satellite or what is wrong with it."""
-    numbered = ((number, line.rstrip()) for number, line in enumerate(text.splitlines(), start=1))
-    lines = [(f"line {number}", line) for number, line in numbered if line and not line.startswith("#")]
+    numbered = ((f"line {number}", line.rstrip()) for number, line in enumerate(omm.lines(text), start=1))
+    lines = ((at, line) for at, line in numbered if line and not line.startswith("#"))
     name = name_at = ""
-    k = 0
-    while k < len(lines):
-        at, line = lines[k]
-        k += 1
-        if _kind(line) == 0:
+    at, line = next(lines, _NO_LINE)
+    while line:
+        next_at, next_line = next(lines, _NO_LINE)
+        kind, next_kind = _kind(line), _kind(next_line)
+        if kind == 0 or (next_kind == 1 and _NAME_LIKE_A_LINE.fullmatch(line)):
             if name and wanted in name.casefold():
                 yield name_at, f"{_shown(name)!r} has no TLE line 1 after its name"
-            name, name_at = _printable(line.removeprefix("0 ").strip()), at
-            continue
-        if name and wanted not in name.casefold():
-            if _kind(line) == 2 or k == len(lines) or _kind(lines[k][1]) != 2:
+            name, name_at = _printable(re.sub("^0( |$)", "", line).strip()), at
+        elif name and wanted not in name.casefold():
+            if kind == 2 or next_kind != 2:
                 name = ""  # its last line, or the only one it has
-            continue
-        if _kind(line) == 2:
-            yield at, f"TLE line 2{_of(name)} has no line 1 before it: {_shown(line)}"
-        elif k == len(lines) or _kind(lines[k][1]) != 2:
-            yield at, f"TLE line 1{_of(name)} has no line 2 after it: {_shown(line)}"
         else:
-            at_2, line_2 = lines[k]
-            k += 1
-            usual = _usual(name, line, line_2)
-            if usual:
-                yield at, usual
-            elif reason := _fault(1, line, name):
-                yield at, reason
+            if kind == 2:
+                yield at, f"TLE line 2{_of(name)} has no line 1 before it: {_shown(line)}"
+            elif next_kind != 2:
+                yield at, f"TLE line 1{_of(name)} has no line 2 after it: {_shown(line)}"
             else:
-                yield at_2, _fault(2, line_2, name) or _satellite(name, line, line_2)
-        name = ""
+                usual = _usual(name, line, next_line)
+                if usual:
+                    yield at, usual
+                elif reason := _fault(1, line, name):
+                    yield at, reason
+                else:
+                    yield next_at, _fault(2, next_line, name) or _satellite(name, line, next_line)
+                next_at, next_line = next(lines, _NO_LINE)
+            name = ""
+        at, line = next_at, next_line
     if name and wanted in name.casefold():
         yield name_at, f"{_shown(name)!r} has no TLE line 1 after its name"
 
