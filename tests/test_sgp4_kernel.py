@@ -1,6 +1,8 @@
 """The batch propagator against sgp4 itself, its verification vectors, and its own plain Python."""
 
 import multiprocessing
+import re
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -260,7 +262,7 @@ def test_arrays_that_do_not_fit_are_refused_with_their_shapes(plain):
         propagator.propagate(2_459_000.5, 0.0)
     with pytest.raises(ValueError, match=r"with 1 satellites, got \(2, 4\)"):
         propagator.propagate_minutes(np.ones((2, 4)))
-    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="threads must be 1 or more, got 0"):
         propagator.propagate(jd, jd, threads=0)
     code, position_m, velocity_m_s = propagator.propagate(jd, jd)
     with pytest.raises(ValueError, match=r"out's position must be .* shape \(1, 4, 3\), got float64 \(1, 3, 3\)"):
@@ -290,6 +292,20 @@ def test_the_answer_is_the_same_to_the_last_bit_for_any_number_of_threads_and_wa
         monkeypatch.setattr(sgp4_kernel, "STREAM_BYTES", stream_bytes)
         for ours, theirs in zip(propagator.propagate(*times, threads=threads), alone):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_goes_wrong_in_another_thread_is_raised_by_the_call(satellites, monkeypatch):
+    def fails_elsewhere(*arguments):
+        if threading.current_thread() is not threading.main_thread():
+            tried.set()
+            raise MemoryError("elsewhere")
+        tried.wait(10.0)
+
+    tried = threading.Event()
+    monkeypatch.setattr(sgp4_kernel, "fly", fails_elsewhere)
+    monkeypatch.setattr(sgp4_kernel, "CHUNK_STATES", 1)
+    with pytest.raises(MemoryError, match="elsewhere"):
+        Propagator(satellites[:2]).propagate(*around_the_epochs(satellites[:2], 10), threads=2)
 
 
 def test_a_process_forked_from_one_with_threads_flies_with_threads(satellites):

@@ -6,9 +6,8 @@ writes rows of its own, so the number of threads changes nothing in the result.
 """
 
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numba
 
@@ -19,23 +18,55 @@ def default_threads() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), most))
 
 
-def spread(work: Callable[[int, int], object], n: int, threads: int | None = None, align: int = 1) -> None:
-    """Call work(first, last) on consecutive parts of range(n), each in a thread of its own.
+def spread(
+    work: Callable[[int, int], object], n: int, threads: int | None = None, align: int = 1, step: int | None = None
+) -> None:
+    """Call work(first, last) on consecutive parts of range(n), in several threads, of which the caller's is one.
 
     threads  how many; None: `default_threads`
     align    parts begin at multiples of this
+    step     parts are as long as this, and whoever is free takes the next; None: one part for each thread
 
-    Returns when all have. What one of them raises is raised here. Raises ValueError for less than one thread.
+    Returns when nobody works any more. What one of them raises, and a Ctrl-C, is raised here as soon as all have ended
+    the part they are at; parts not begun by then are left undone. Raises ValueError for less than one thread.
     """
-    threads = default_threads() if threads is None else threads
+    if threads is None:  # asking the system takes a microsecond: not for a single part
+        threads = default_threads() if step is None or n > step else 1
     if threads < 1:
         raise ValueError(f"threads must be 1 or more, got {threads}")
-    blocks = -(-n // align)
-    edges = [min(blocks * i // threads * align, n) for i in range(threads + 1)]
-    parts = [part for part in pairwise(edges) if part[0] < part[1]]
-    with ThreadPoolExecutor(max_workers=max(1, len(parts) - 1)) as others:
-        started = [others.submit(work, *part) for part in parts[1:]]
-        for part in parts[:1]:
-            work(*part)
-        for one in started:
-            one.result()
+    if step is None:
+        step = max(1, -(-n // (align * threads))) * align
+    parts = range(0, n, step)
+    if min(threads, len(parts)) <= 1:
+        for first in parts:
+            work(first, min(first + step, n))
+        return
+    starts = iter(parts)  # shared by all
+    failed: list[BaseException] = []
+
+    def serve(ended: threading.Event) -> None:
+        try:
+            for first in starts:
+                work(first, min(first + step, n))
+                if failed:
+                    break
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            ended.set()
+
+    others: list[threading.Event] = []  # waited for by these: a join that Ctrl-C ends takes the thread for dead
+    try:
+        for _ in range(min(threads, len(parts)) - 1):
+            ended = threading.Event()
+            threading.Thread(target=serve, args=(ended,)).start()
+            others.append(ended)
+        serve(threading.Event())
+        for other in others:
+            other.wait()
+    except BaseException as error:  # Ctrl-C while waiting for the others, or no more threads to be had
+        failed.append(error)
+        for other in others:
+            other.wait()
+    if failed:
+        raise failed.pop(0)  # popped, so that no list in the traceback holds on to it and to the arrays of the work

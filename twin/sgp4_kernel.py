@@ -21,15 +21,14 @@ see `kepler`. All but one state in 10,000 are within a micrometre.
 """
 
 import math
-import threading
 from collections.abc import Sequence
-from itertools import count
+from itertools import combinations
 
-import numba
 import numpy as np
 from numba import njit
 from sgp4.api import SatrecArray
 
+from twin.parallel import spread
 from twin.simd import LANES, stream, wide_vectors
 from twin.tle import Satellite
 from twin.units import KILO, MINUTES_PER_DAY
@@ -728,8 +727,8 @@ class Propagator:
         """States of all satellites at all times, in TEME.
 
         jd, fr   (n_times,)  days, UTC: Julian dates in two parts, as sgp4 takes them
-        threads              how many to work on it, numba.get_num_threads() unless given; the answer is the same to
-                             the last bit for any number of them
+        threads              how many to work on it, `twin.parallel.default_threads()` unless given; the answer is the
+                             same to the last bit for any number of them
         out                  an earlier answer for as many satellites and times, to be written over: large results
                              take half the time then, as fresh memory costs as much as the flight
 
@@ -793,35 +792,13 @@ class Propagator:
             array[self._deep_at] = values
 
     def _fly(self, epoch, unit: float, whole, part, threads: int | None, states: States) -> None:
-        """Near-earth satellites, by Python's own threads over a kernel that does not hold the interpreter's lock.
-
-        Not by numba's: of its layers GNU OpenMP ends a process that was forked, and the workqueue one that calls from
-        two threads. Here a fork or another thread takes part like any caller.
-        """
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
+        """Near-earth satellites, by several threads."""
         which = self._near_at
         n_times = whole.shape[1]
-        if not which.size or not n_times:
-            return
-        span = max(1, CHUNK_STATES // max(n_times, LEAST_TIMES))
-        starts = count(0, span)  # shared: whoever is free takes the next; who took what does not show in the answer
-
         streaming = states[1].nbytes > STREAM_BYTES
         flat = [array.reshape(-1) for array in states]
 
-        def work() -> None:
-            while (first := next(starts)) < which.size:
-                fly(self.constants, which[first : first + span], epoch, unit, whole, part, streaming, *flat)
+        def work(first: int, last: int) -> None:
+            fly(self.constants, which[first:last], epoch, unit, whole, part, streaming, *flat)
 
-        helpers = []
-        if which.size > span:
-            wanted = numba.get_num_threads() if threads is None else threads
-            helpers = [threading.Thread(target=work) for _ in range(min(wanted, -(-which.size // span)) - 1)]
-        for helper in helpers:
-            helper.start()
-        try:
-            work()
-        finally:
-            for helper in helpers:
-                helper.join()
+        spread(work, which.size if n_times else 0, threads, step=max(1, CHUNK_STATES // max(n_times, LEAST_TIMES)))
