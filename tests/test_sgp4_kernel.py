@@ -271,6 +271,27 @@ def test_arrays_that_do_not_fit_are_refused_with_their_shapes(plain):
         propagator.propagate(jd, jd, out=(code, position_m))
 
 
+def test_arrays_to_write_to_that_overlap_or_may_not_be_written_are_refused(plain):
+    propagator = Propagator([plain])
+    jd = np.full(4, plain.epoch_jd)
+    code, position_m, velocity_m_s = propagator.propagate(jd, jd)
+    both = np.empty(20)
+    with pytest.raises(ValueError, match="overlap"):
+        propagator.propagate(jd, jd, out=(code, both[:12].reshape(1, 4, 3), both[8:].reshape(1, 4, 3)))
+    velocity_m_s.flags.writeable = False
+    with pytest.raises(ValueError, match="out's velocity must be a contiguous, aligned, writeable"):
+        propagator.propagate(jd, jd, out=(code, position_m, velocity_m_s))
+
+
+@pytest.mark.parametrize("eccentricity", [1.5, np.inf, -1.5, 0.999, 1.0, np.nan])
+def test_elements_that_are_no_ellipse_get_the_code_of_sgp4(eccentricity):
+    satellite = made(15.0, eccentricity, 53.0)
+    times = around_the_epochs([satellite], 5)
+    code, position_m, _ = Propagator([satellite]).propagate(*times)
+    np.testing.assert_array_equal(code, by_sgp4([satellite], *times)[0])
+    assert np.isnan(position_m).all()
+
+
 def test_an_earlier_answer_is_written_over(plain):
     propagator = Propagator([plain, made(2.006, 0.7, 63.4)])
     jd = np.full(30, plain.epoch_jd)

@@ -203,6 +203,10 @@ def initialise(satellites: Sequence[Satellite]) -> tuple[np.ndarray, np.ndarray]
         constants[:, column] = values
     for column, values in not_simple.items():
         constants[:, column] = np.where(simple, 0.0, values)
+    open_orbit = beta2 < 0.0  # computed no further by sgp4: without drag or rates it is error 1 when flown, not NaN
+    constants[open_orbit] = 0.0
+    constants[open_orbit, MEAN_MOTION_RAD_MIN] = np.nan
+    constants[open_orbit, ECCENTRICITY_0] = ecc[open_orbit]
     return constants, deep
 
 
@@ -783,8 +787,11 @@ class Propagator:
         for (name, fit, kind), array in zip(wanted, out):
             if array.shape != fit or array.dtype != kind or not array.flags.carray:
                 raise ValueError(
-                    f"out's {name} must be a contiguous {kind} array of shape {fit}, got {array.dtype} {array.shape}"
+                    f"out's {name} must be a contiguous, aligned, writeable {kind} array of shape {fit}, "
+                    f"got {array.dtype} {array.shape}"
                 )
+        if any(np.may_share_memory(one, other) for one, other in combinations(out, 2)):
+            raise ValueError("out's arrays must not overlap each other in memory")
         return out
 
     def _put(self, states: States, code, position_km, velocity_km_s) -> None:
