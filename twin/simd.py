@@ -24,8 +24,10 @@ def wide_vectors() -> None:
 @intrinsic
 def _prefer_512(_typing):
     def codegen(context, builder, _signature, _arguments):
-        # llvmlite knows few attributes by name and none with a value; underneath it is a set of strings.
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        # llvmlite knows few attributes by name and none with a value; underneath it is a set of strings (0.43 to 0.50).
+        attributes = builder.function.attributes
+        if isinstance(attributes, set):  # if it is not so one day, vectors are as wide as ever
+            set.add(attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
 
     return types.none(), codegen
@@ -59,6 +61,10 @@ def _put_line_past_caches(_typing, to, at, values, first):
 
 @overload(_put_line)
 def _put_line_compiled(to, at, values, first):
+    plain = types.Array(types.float64, 1, "C")
+    if to != plain or values.copy(readonly=False) != plain:  # strided, or of another kind: stored as ever
+        return _put_line
+
     def body(to, at, values, first):
         _put_line_past_caches(to, at, values, first)  # type: ignore[call-arg]  # as above
 
@@ -71,8 +77,14 @@ def stream(values, n, to, at):
 
     For results larger than the caches: an ordinary store first reads the line it is about to fill, and what is written
     drives out what is still needed. Here that tripled the rate, from 8 to 25 GB/s on one thread.
+
+    Such stores may reach memory after later ones, so another thread must learn of them through a lock, as joining a
+    thread and taking the interpreter's lock are: an instruction with x86's lock prefix waits for them as SFENCE does
+    (Intel's manual, volume 3, "Buffering of Write Combining Memory Locations"). A flag that one kernel sets and
+    another reads is not enough.
     """
-    head = min((-(to.ctypes.data // 8 + at)) % LANES, n)
+    address = to.ctypes.data
+    head = n if address % 8 else min((-(address // 8 + at)) % LANES, n)
     lines = (n - head) // LANES
     for k in range(head):
         to[at + k] = values[k]
