@@ -144,7 +144,8 @@ def test_turning_matrices_are_rotations_and_turn_once_in_a_sidereal_day():
     [
         ([(MJD, 0.1, 0.1, 0.0), (MJD + 1, 0.1, 0.1, 0.0)], "2022-02-23T23:30:00Z", "2022-02-22 to 2022-02-23"),
         ([(MJD, 0.1, 0.1, 0.0), (MJD + 1, 0.1, 0.1, 0.0)], "2022-02-21T23:30:00Z", "newer finals2000A file"),
-        ([(MJD, 0.1, 0.1, -0.5), (MJD + 1, 0.1, 0.1, 0.5)], "2022-02-22T12:00:00Z", "leap second"),
+        ([(MJD + i, 0.1, 0.1, i - 0.5) for i in (0, 1)], "2022-02-22T23:30:00Z", "newer finals2000A file"),
+        ([(MJD + i, 0.1, 0.1, (-0.5, 0.5, 0.5)[i]) for i in range(3)], "2022-02-22T23:30:00Z", "leap second"),
     ],
 )
 def test_a_table_that_does_not_hold_is_refused(tmp_path, satellite, rows, start, reason):
@@ -152,6 +153,24 @@ def test_a_table_that_does_not_hold_is_refused(tmp_path, satellite, rows, start,
     path.write_text(finals(rows))
     with pytest.raises(TwinError, match=reason):
         ephemeris([satellite], start, 3_600.0, orientation=read_earth_orientation(path))
+
+
+def test_a_leap_second_lets_its_own_day_and_the_next_be_read_but_not_both():
+    leap = EarthOrientation(MJD + np.arange(4), np.array([-0.3, -0.35, 0.6, 0.55]), np.zeros(4), np.zeros(4))
+    for days, expected_s in (([0.5, 1.0], [-0.325, -0.35]), ([1.0, 1.5], [-0.35, -0.375]), ([2.0, 2.5], [0.6, 0.575])):
+        np.testing.assert_allclose(leap.at(MJD + np.array(days))[0], expected_s, atol=1e-9)
+    with pytest.raises(TwinError, match="leap second between 2022-02-23 and 2022-02-24"):
+        leap.at(MJD + np.array([1.5, 2.0]))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_table_ends_where_its_values_do(tmp_path, end):
+    """IERS' files go on for some days with dates alone, or with a pole and no UT1."""
+    rows = finals([(MJD + i, 0.1, 0.2, -0.3) for i in range(3)]).splitlines()
+    rows[2:] = [rows[2][:58].ljust(187), f"220224 {MJD + 3:8.2f}".ljust(187), f"220225 {MJD + 4:8.2f}"]
+    path = tmp_path / "finals2000A.all"
+    path.write_bytes((end.join(rows) + end).encode())
+    np.testing.assert_array_equal(read_earth_orientation(path).mjd, [MJD, MJD + 1])
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>no such file</html>\n", b"\xff\xfe" * 100])

@@ -53,10 +53,15 @@ class EarthOrientation:
                 f"the Earth orientation table holds from {_day(first)} to {_day(last)}, asked for "
                 f"{_day(np.min(mjd))} to {_day(np.max(mjd))}; take a newer finals2000A file"
             )
-        within = slice(*np.searchsorted(self.mjd, [np.min(mjd), np.max(mjd)], side="right") + [-1, 1])
-        if (np.abs(np.diff(self.ut1_minus_utc_s[within])) > LEAP_S).any():
+        step_s = np.diff(self.ut1_minus_utc_s, prepend=self.ut1_minus_utc_s[:1])
+        leaps_s = np.cumsum(np.where(np.abs(step_s) > LEAP_S, np.round(step_s), 0.0))  # at the midnights of the table
+        before, after = leaps_s[np.searchsorted(self.mjd, [np.min(mjd), np.max(mjd)], side="right") - 1]
+        if before != after:
             raise TwinError(f"there is a leap second between {_day(np.min(mjd))} and {_day(np.max(mjd))}")
-        return tuple(np.interp(mjd, self.mjd, column) for column in self._columns)
+        ut1_minus_utc_s, x_rad, y_rad = (
+            np.interp(mjd, self.mjd, column) for column in (self.ut1_minus_utc_s - leaps_s, *self._columns[1:])
+        )
+        return ut1_minus_utc_s + before, x_rad, y_rad
 
     @property
     def _columns(self) -> tuple[np.ndarray, ...]:
