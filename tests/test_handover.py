@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -159,7 +160,19 @@ def test_two_that_follow_each_other_hand_over_half_way_between_their_culmination
     assert handovers(sky, **equator).to_s.tolist() == [first.set_s, second.set_s]
 
 
-def test_the_longest_stay_over_whole_cycles_is_the_cells_own_rule():
+def test_a_lead_within_rounding_of_the_margin_does_not_stop_time():
+    both = still_sky([[42.164e6, 0.0, 0.0]] * 2)
+    coefficients_m = both.coefficients_m.copy()
+    coefficients_m[0, 1, 0, 1], coefficients_m[0, 1, 1, 1] = 0.0, -0.3  # the second comes nearer, 1 cm/s
+    sky = replace(both, coefficients_m=coefficients_m)
+    for margin_deg in 1.75e-9 * np.linspace(1.0, 1.4, 20):
+        schedule = handovers(sky, latitude_deg=0.0, longitude_deg=-40.0, rule="highest", margin_deg=margin_deg)
+        assert schedule.satellite_index.tolist() == [0, 1]
+        assert schedule.to_s[0] == pytest.approx(30.0, abs=0.5)
+    assert len(handovers(sky, latitude_deg=0.0, longitude_deg=-40.0, rule="highest", margin_deg=math.inf)) == 1
+
+
+def test_the_longest_stay_over_whole_cycles_is_what_a_walk_from_cycle_to_cycle_finds():
     rng = np.random.default_rng(9)
     for cycle_s in (1.0, 7.0):
         rise_s = np.sort(rng.uniform(0.0, 500.0, 40).round(1))
@@ -190,7 +203,8 @@ def test_dwell_times_are_those_of_passes_that_the_window_does_not_cut(dense):
         ({"rule": "nearest"}, 'rule must be "longest" or "highest", got \'nearest\''),
         ({"rule": "highest", "margin_deg": -1.0}, "0 or more"),
         ({"rule": "highest", "minimum_stay_s": float("nan")}, "0 or more"),
-        ({"rule": "highest", "step_s": 0.0}, "step_s more than 0"),
+        ({"rule": "highest", "step_s": 0.0}, "step_s 1e-06 or more"),
+        ({"rule": "highest", "step_s": 1e-15}, "step_s 1e-06 or more"),  # time would stand still
         ({"margin_deg": 2.0}, 'are for rule "highest"'),
         ({"mask_deg": 91.0}, "mask_deg"),
     ],

@@ -73,14 +73,14 @@ def handovers(
                              elevations at most
 
     Returns a Schedule. Raises ValueError for a site, mask, rule or number that is none. The longest stay is counted on
-    the window, so that at its end who is cut is judged alike. Checked by tests/test_visibility.py against a walk in
+    the window, so that at its end who is cut is judged alike. Checked by tests/test_handover.py against a walk in
     small steps.
     """
     if rule not in ("longest", "highest"):
         raise ValueError(f'rule must be "longest" or "highest", got {rule!r}')
-    if not margin_deg >= 0.0 or not minimum_stay_s >= 0.0 or not step_s > 0.0:
+    if not margin_deg >= 0.0 or not minimum_stay_s >= 0.0 or not step_s >= EVENT_S:
         raise ValueError(
-            f"margin_deg and minimum_stay_s must be 0 or more and step_s more than 0, got {margin_deg:g}, "
+            f"margin_deg and minimum_stay_s must be 0 or more and step_s {EVENT_S:g} or more, got {margin_deg:g}, "
             f"{minimum_stay_s:g} and {step_s:g}"
         )
     if rule == "longest" and (margin_deg or minimum_stay_s):
@@ -178,17 +178,17 @@ def serve_highest(
             now_s = min(rows[n_rows - 1, 1] + minimum_stay_s, set_s[serving])
             rows[n_rows - 1, 2] = min(now_s, end_s)
             continue
-        best, best_rad, own_rate = -1, -np.inf, 0.0
+        best, best_rad, own_rad, own_rate = -1, -np.inf, 0.0, 0.0
         if serving >= 0:
             own_rad, own_rate = elevation(*where, satellite[serving], now_s, site_m, zenith)
-            best, best_rad = serving, own_rad + margin_rad
         for q in range(n_up):
             p = up[q]
             angle_rad[q], rate_rad_s[q] = elevation(*where, satellite[p], max(now_s, rise_s[p]), site_m, zenith)
-            if p != serving and rise_s[p] <= now_s:
-                higher = angle_rad[q] > best_rad
-                if higher or (angle_rad[q] == best_rad and best != serving and number[p] < number[best]):
-                    best, best_rad = p, angle_rad[q]
+            if p == serving or rise_s[p] > now_s or (serving >= 0 and angle_rad[q] - own_rad - margin_rad <= 0.0):
+                continue  # the sum is that of `ahead`: rounded otherwise they could disagree, and time stand still
+            if angle_rad[q] > best_rad or (angle_rad[q] == best_rad and number[p] < number[best]):
+                best, best_rad = p, angle_rad[q]
+        best = serving if best < 0 else best
         if best < 0:
             soonest_s = rise_s[coming] if coming < n_passes else end_s
             for q in range(n_up):
@@ -217,7 +217,7 @@ def serve_highest(
             end_rad, end_rate = elevation(*where, satellite[p], to_s, site_m, zenith)
             same_span = to_s == until_s and rise_s[p] <= now_s
             tops = rate_rad_s[q] > own_rate and end_rate < own_end_rate
-            if same_span and not tops and end_rad <= own_rad + margin_rad:
+            if same_span and not tops and end_rad - own_rad - margin_rad <= 0.0:
                 continue  # as nearly all
             pair = satellite[serving], satellite[p]
             turn_s = min(turn_s, overtaken_s(*where, *pair, from_s, to_s, margin_rad, site_m, zenith))
