@@ -223,6 +223,8 @@ def test_pieces_that_do_not_follow_each_other_are_refused(satellites):
         passes([], **WATERLOO)
     with pytest.raises(ValueError, match="need a satellite and seconds > 0"):
         find_passes([], START, 60.0, **WATERLOO)
+    with pytest.raises(ValueError, match="need a satellite and seconds > 0, got 3 of them and inf s"):
+        find_passes(satellites[:3], START, float("inf"), **WATERLOO)
 
 
 def test_who_is_lost_in_a_later_piece_has_a_cut_pass_until_then(satellites):
@@ -261,6 +263,59 @@ def test_a_satellite_that_stands_still_is_up_all_the_time_or_never():
     assert one.cut
     assert (one.satellite_index, one.rise_s, one.set_s) == (0, 0.0, 60.0)
     assert one.max_elevation_deg == pytest.approx(90.0)
+
+
+def test_above_the_nadir_is_everybody_and_a_zenith_is_at_ninety_degrees():
+    rng = np.random.default_rng(1)
+    for latitude_deg, longitude_deg in zip(rng.uniform(-90.0, 90.0, 30), rng.uniform(-180.0, 180.0, 30)):
+        site = Site(latitude_deg=latitude_deg, longitude_deg=longitude_deg)
+        sky = still_sky([site.position_m - 13e6 * site.axes[2], site.position_m + 1e6 * site.axes[2]])
+        below, above = passes(sky, latitude_deg=latitude_deg, longitude_deg=longitude_deg, mask_deg=-90.0)
+        assert below.max_elevation_deg == pytest.approx(-90.0, abs=1e-5)
+        assert above.max_elevation_deg == pytest.approx(90.0, abs=1e-5)
+
+
+def test_a_setting_where_two_segments_meet_is_no_pass_of_its_own():
+    """The polynomials differ there by rounding, and a mask between the two is crossed down, up and down again."""
+    sky = circular_sky(WGS84_RADIUS_M + 600e3, 90.0, 2_000.0)
+    n_found = 0
+    for longitude_deg in np.linspace(0.0, 3.0, 40):
+        place = {"latitude_deg": 0.0, "longitude_deg": longitude_deg}
+        site = Site(**place)
+        for k in range(8, 14):
+            before, after = (
+                overpass.sine_elevation(sky.coefficients_m[k + i, :, :, 0], u, site.position_m, site.axes[2])
+                for i, u in ((0, 1.0), (1, -1.0))
+            )
+            mask_deg = np.degrees(np.arcsin(0.5 * (before[0] + after[0])))
+            sine_mask = overpass.sine_of(mask_deg)
+            if min(before[0], after[0]) < sine_mask < max(before[0], after[0]):
+                n_found += 1
+                assert len(passes(sky, **place, mask_deg=mask_deg)) == 1
+    assert n_found > 20
+
+
+def test_who_stands_at_the_mask_for_an_instant_at_the_windows_edge_has_no_pass():
+    sky = circular_sky(WGS84_RADIUS_M + 600e3, 90.0, 2_000.0)
+    equator = {"latitude_deg": 0.0, "longitude_deg": 0.0}
+    site, last = Site(**equator), len(sky.coefficients_m) - 1
+    early = replace(sky, coefficients_m=sky.coefficients_m[:8], seconds=800.0)  # coming up
+    late = replace(sky, coefficients_m=sky.coefficients_m[12:], first_s=1_200.0)  # going down
+    for part, k, u in ((early, 7, 1.0), (late, 0, -1.0)):
+        sine, _ = overpass.sine_elevation(part.coefficients_m[k, :, :, 0], u, site.position_m, site.axes[2])
+        masks_deg = np.degrees(np.arcsin(sine)) + np.arange(-20, 20) * 1e-15
+        for found in (passes(part, **equator, mask_deg=mask_deg) for mask_deg in masks_deg):
+            assert (found.set_s > found.rise_s).all()
+    assert last == 19
+
+
+def test_no_pass_ends_or_culminates_beyond_its_window(satellites):
+    for seconds in (1.0, 299.0, 1_000.3):
+        found = find_passes(satellites[::40], START, seconds, **WATERLOO, mask_deg=-40.0)
+        assert len(found) > 10
+        assert (found.rise_s <= found.culmination_s).all()
+        assert (found.culmination_s <= found.set_s).all()
+        assert found.set_s.max() == seconds
 
 
 def test_passes_are_a_sequence_of_pass(sky):

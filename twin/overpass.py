@@ -38,6 +38,7 @@ N_STATE = 4  # numbers of a pass that goes on
 WIDE = 512  # satellites bounded at a time
 SLACK_M = 2_000.0  # on bounds from states: SGP4's velocity is not quite the slope of its position
 HEAVY = 1.05  # likewise, on the acceleration of a body that only the Earth's mass pulls
+JOINT = 1e-6  # sine of an elevation: two segments' polynomials differ by less where they meet
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,9 @@ def passes(
 
     Returns the passes by time of rise, then by satellite, their times refined far below a millisecond. Raises
     ValueError for a site that is none, a mask out of range, and pieces that do not follow each other. Satellites that
-    SGP4 could not propagate have no passes; who is lost in a later piece has a cut pass until then. Checked by
-    tests/test_visibility.py against skyfield's find_events.
+    SGP4 could not propagate have no passes; who is lost in a later piece has a cut pass until then. Those that the
+    ephemeris keeps apart are flown by the common polynomials, a metre and so up to a millisecond off. Checked by
+    tests/test_overpass.py against skyfield's find_events.
     """
     where = _Where(_site(latitude_deg, longitude_deg, altitude_m), sine_of(mask_deg), threads)
     return _followed(_blocks_of((sky,) if isinstance(sky, Ephemeris) else sky, where), where)
@@ -145,10 +147,12 @@ def find_passes(
     start, orientation                 as twin.ephemeris takes them
     seconds              ()  s         length of the window; memory is bounded, however long
 
-    Returns and raises as `passes`, and ValueError for a window that is none. Checked by tests/test_visibility.py.
+    Returns and raises as `passes`, and ValueError for a window that is none.
+    Whom SGP4 loses on some day of the window has passes on the days before.
+    Checked by tests/test_overpass.py.
     """
     where = _Where(_site(latitude_deg, longitude_deg, altitude_m), sine_of(mask_deg), threads)
-    if not satellites or not seconds > 0.0:
+    if not satellites or not 0.0 < seconds < math.inf:
         raise ValueError(f"passes need a satellite and seconds > 0, got {len(satellites)} of them and {seconds:g} s")
     return _followed(_blocks_from_elements(_Flight(tuple(satellites), utc(start), orientation), seconds, where), where)
 
@@ -314,11 +318,11 @@ def _followed(blocks: Iterator[_Block], where: _Where) -> Passes:
     rise_s, culmination_s, sine, _ = state[up].T
     last = np.stack([up, rise_s, culmination_s, np.full(len(up), end_s), sine, np.ones(len(up))], axis=1)
     rows = np.concatenate([*found, last])
+    rows = rows[rows[:, 3] > rows[:, 1]]  # who only touches the window's edge, or the mask, has no pass
     rows = rows[np.lexsort((rows[:, 0], rows[:, 1]))]
     index, rise_s, culmination_s, set_s, sine, cut = np.ascontiguousarray(rows.T)
-    return Passes(
-        satellites, index.astype(np.int32), rise_s, culmination_s, set_s, np.degrees(np.arcsin(sine)), cut > 0.0
-    )
+    highest_deg = np.degrees(np.arcsin(np.clip(sine, -1.0, 1.0)))
+    return Passes(satellites, index.astype(np.int32), rise_s, culmination_s, set_s, highest_deg, cut > 0.0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -476,6 +480,7 @@ def passes_of_some(
     division to the next the elevation only rises or only falls, so no crossing of the mask is missed, however short the
     pass.
     """
+    sine_mask = sine_mask if sine_mask > -1.0 else -2.0  # nothing is below -90 deg, rounding or not
     n_steps = int(np.ceil(segment_s / SCAN_S))
     sine, rate = np.empty(n_steps + 1), np.empty(n_steps + 1)
     found = np.empty((2 * (last - first) + 16, 6))
@@ -496,7 +501,9 @@ def passes_of_some(
             step_u = 2.0 * (known_s - begin_s) / segment_s / n_steps
             for j in range(n_steps + 1):
                 sine[j], rate[j] = sine_elevation(one, -1.0 + j * step_u, site_m, zenith)
-            if (sine[0] >= sine_mask) != above:
+            # Where two segments meet, who has just set may be up again by less than they differ, or the other way round
+            again = begin_s > window_s and (rate[0] < 0.0) != above and abs(sine[0] - sine_mask) < JOINT
+            if (sine[0] >= sine_mask) != above and not again:
                 if above:
                     n, found = put_pass(found, n, i, rise_s, culmination_s, begin_s, highest, cut)
                 else:
@@ -514,14 +521,14 @@ def passes_of_some(
                 for to_u, to in ((extreme_u, extreme), (high_u, high)):
                     if (to >= sine_mask) != above:
                         edge_u = crossing(one, low_u, to_u, low, to, sine_mask, segment_s, site_m, zenith)
-                        edge_s = begin_s + 0.5 * (1.0 + edge_u) * segment_s
+                        edge_s = min(begin_s + 0.5 * (1.0 + edge_u) * segment_s, known_s)
                         if above:
                             n, found = put_pass(found, n, i, rise_s, culmination_s, edge_s, highest, cut)
                         else:
                             rise_s, highest, cut = edge_s, -2.0, 0.0
                         above = not above
                     if above and to > highest:
-                        culmination_s, highest = begin_s + 0.5 * (1.0 + to_u) * segment_s, to
+                        culmination_s, highest = min(begin_s + 0.5 * (1.0 + to_u) * segment_s, known_s), to
                     low_u, low = to_u, to
         going[i] = above
         state[i, 0], state[i, 1], state[i, 2], state[i, 3] = rise_s, culmination_s, highest, cut
@@ -536,7 +543,7 @@ def put_pass(found, n, i, rise_s, culmination_s, set_s, sine, cut):
         longer[:n] = found
         found = longer
     found[n, 0], found[n, 1], found[n, 2], found[n, 3], found[n, 4], found[n, 5] = (
-        i, rise_s, culmination_s, set_s, min(max(sine, -1.0), 1.0), cut
+        i, rise_s, culmination_s, set_s, sine, cut
     )  # fmt: skip
     return n + 1, found
 

@@ -166,8 +166,9 @@ def visible(
     all_pairs           look at every pair: the same answer, for comparison
     threads             None: as many as there are processors
 
-    Returns a Visible; satellites that SGP4 could not propagate are in no row. Raises ValueError for a mask or time out
-    of range. Checked by tests/test_visibility.py against look and against all pairs.
+    Returns a Visible, of 12 bytes a visible pair, and takes twice that meanwhile: 2 GB where 10,000 sites see all of
+    8,000. Satellites that SGP4 could not propagate are in no row. Raises ValueError for a mask or time out of range.
+    Checked by tests/test_visibility.py against look and against all pairs.
     """
     sine_mask = sine_of(mask_deg)
     if not isinstance(sites, Sites):
