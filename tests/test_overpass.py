@@ -12,11 +12,12 @@ from skyfield.api import EarthSatellite, load, wgs84
 
 from twin import overpass
 from twin.catalogue import select
-from twin.geometry import Site, look
+from twin.frames import turns
+from twin.geometry import Site, look, look_angles
 from twin.orbit import ephemeris, pieces
 from twin.overpass import Pass, Passes, find_passes, passes
 from twin.tle import TleWarning, parse_tle, read_tle
-from twin.units import EARTH_MU_M3_S2, WGS84_RADIUS_M
+from twin.units import EARTH_MU_M3_S2, WGS84_RADIUS_M, utc
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "tle"
@@ -316,6 +317,31 @@ def test_no_pass_ends_or_culminates_beyond_its_window(satellites):
         assert (found.rise_s <= found.culmination_s).all()
         assert (found.culmination_s <= found.set_s).all()
         assert found.set_s.max() == seconds
+
+
+def test_where_sgp4_has_lost_its_hold_nothing_is_ruled_out():
+    """Its velocities are not the slopes of its positions there, which still come without an error."""
+    [one] = still_sky(np.zeros((1, 3))).satellites
+    lost = [
+        replace(one, mean_motion_rev_day=rev_day, eccentricity=eccentricity, bstar=bstar, epoch_fr=-days)
+        for rev_day, eccentricity, bstar, days in (
+            (15.55, 0.006, -0.01, 200.0), (16.33, 0.001, 0.1, 10.0), (5.07, 0.96, 0.1, 3.0), (5.71, 0.969, 0.0, 30.0)
+        )
+    ]  # fmt: skip
+    flight = overpass._Flight(tuple(lost), utc(START), None)
+    begin_s = np.arange(24) * overpass.SEGMENT_S
+    jd, fr, turn, _ = turns(flight.start_utc, np.arange(0.0, 24 * overpass.SEGMENT_S, 10.0))
+    error, position_m, _ = flight.sgp4.propagate(np.full(len(fr), jd), fr)
+    position_m = np.einsum("tij,ntj->nti", turn, position_m)
+    flown = ~(error != 0).any(axis=1)
+    assert flown.sum() > 1
+    for latitude_deg in (-90.0, 0.0, 60.0):
+        site = Site(latitude_deg=latitude_deg, longitude_deg=0.0)
+        for mask_deg in (-60.0, -5.0, 5.0, 60.0):
+            elevation_deg = look_angles(position_m.reshape(-1, 3), position_m.reshape(-1, 3), site).elevation_deg
+            reached = (elevation_deg.reshape(4, 24, -1) >= mask_deg).any(axis=2)
+            near = flight.near(begin_s, overpass._Where(site, overpass.sine_of(mask_deg), None)) > 0
+            assert not (reached & ~near)[flown].any()
 
 
 def test_passes_are_a_sequence_of_pass(sky):

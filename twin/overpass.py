@@ -390,7 +390,8 @@ def states_may_rise(position_m, velocity_m_s, error, site_m, zenith, rate_rad_s,
     rate_rad_s                ()            of the Earth's turning
 
     As `may_rise`, with the speed and the greatest acceleration over the turning Earth in the coefficients' place:
-    gravity where the satellite comes nearest to the Earth, and what comes of the turning.
+    gravity where the satellite comes nearest to the Earth, and what comes of the turning. Where the velocities do not
+    lead from one position to the next, as with elements that SGP4 has long lost its hold of, they bound nothing: yes.
     """
     for k in range(len(error)):
         if error[k] != 0:
@@ -409,6 +410,13 @@ def states_may_rise(position_m, velocity_m_s, error, site_m, zenith, rate_rad_s,
         move_m = speed_m_s * half_s + bend_m
         far_m = max(range_m - move_m, 0.0) if sine_mask >= 0.0 else range_m + move_m
         near[k] = up_m + abs(up_m_s) * half_s + bend_m >= sine_mask * far_m
+        if k > 0:
+            square = 0.0
+            for axis in range(3):
+                step_m = (velocity_m_s[axis, k] + velocity_m_s[axis, k - 1]) * half_s
+                square += (position_m[axis, k] - position_m[axis, k - 1] - step_m) ** 2
+            if square > 0.25 * bend_m * bend_m:
+                near[k - 1 : k + 1] = 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
