@@ -113,17 +113,18 @@ def passes(
 def _passes(loaded: Any, hours: float | None, mask_deg: float | None) -> dict[str, Any]:
     from datetime import timedelta
 
-    from twin.orbit import ephemeris
-    from twin.overpass import passes as passes_of
+    from twin.overpass import find_passes
+    from twin.units import utc
 
     sky, site = loaded.settings.sky, loaded.settings.site
     seconds = loaded.slots * loaded.slot_s if hours is None else hours * 3600.0
     margin_s = 1800.0  # a low-orbit pass is shorter, so whoever touches the window has its whole pass inside
     start = sky.start_utc - timedelta(seconds=margin_s)
-    cache = ephemeris(sky.satellites(loaded.folder), start, seconds + 2 * margin_s)
     mask = sky.mask_deg if mask_deg is None else mask_deg
-    all_ = passes_of(
-        cache,
+    all_ = find_passes(
+        sky.satellites(loaded.folder),
+        start,
+        seconds + 2 * margin_s,
         latitude_deg=site.latitude_deg,
         longitude_deg=site.longitude_deg,
         altitude_m=site.altitude_m,
@@ -131,7 +132,7 @@ def _passes(loaded: Any, hours: float | None, mask_deg: float | None) -> dict[st
     )
 
     def iso(t_s: float) -> str:
-        return cache.utc(t_s).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return utc(start + timedelta(seconds=t_s)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     return {
         "site": f"{site.latitude_deg:g} N {site.longitude_deg:g} E {site.altitude_m:g} m",

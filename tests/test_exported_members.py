@@ -26,6 +26,7 @@ TWIN = [
     "check_controller",
     "check_world",
     "ephemeris",
+    "find_passes",
     "load",
     "look",
     "parse_tle",

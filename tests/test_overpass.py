@@ -344,6 +344,12 @@ def test_where_sgp4_has_lost_its_hold_nothing_is_ruled_out():
             assert not (reached & ~near)[flown].any()
 
 
+def test_passes_from_old_element_sets_come_with_a_warning(satellites):
+    with pytest.warns(TleWarning, match="days after the median epoch") as caught:
+        find_passes(satellites[:5], "2022-03-22T13:00:00Z", 60.0, **WATERLOO)
+    assert caught[0].filename == __file__
+
+
 def test_passes_are_a_sequence_of_pass(sky):
     found = passes(sky, **WATERLOO)
     listed = list(found)

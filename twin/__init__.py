@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from twin.errors import TwinError
     from twin.geometry import Site, look
     from twin.orbit import Ephemeris, ephemeris
-    from twin.overpass import passes
+    from twin.overpass import find_passes, passes
     from twin.record import Record
     from twin.runner import run
     from twin.scenario import Scenario, build, load
@@ -46,6 +46,7 @@ __all__ = [
     "check_controller",
     "check_world",
     "ephemeris",
+    "find_passes",
     "load",
     "look",
     "parse_tle",
@@ -63,7 +64,7 @@ _PLACES = {  # module: names
     "errors": ("TwinError",),
     "geometry": ("Site", "look"),
     "orbit": ("Ephemeris", "ephemeris"),
-    "overpass": ("passes",),
+    "overpass": ("find_passes", "passes"),
     "record": ("Record",),
     "runner": ("run",),
     "scenario": ("Scenario", "build", "load"),

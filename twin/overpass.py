@@ -12,13 +12,14 @@ Elevation is geometric, against the WGS84 normal: no refraction. Results do not 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import overload
 
 import numpy as np
 from numba import njit
 
+from twin.catalogue import warn_of_age
 from twin.fitting import nodes
 from twin.frames import EarthOrientation, turns
 from twin.geometry import Site, _site
@@ -147,14 +148,17 @@ def find_passes(
     start, orientation                 as twin.ephemeris takes them
     seconds              ()  s         length of the window; memory is bounded, however long
 
-    Returns and raises as `passes`, and ValueError for a window that is none.
-    Whom SGP4 loses on some day of the window has passes on the days before.
+    Returns and raises as `passes`, and ValueError for a window that is none; of the age of elements it warns as
+    twin.ephemeris does. Whom SGP4 loses on some day of the window has passes on the days before.
     Checked by tests/test_overpass.py.
     """
     where = _Where(_site(latitude_deg, longitude_deg, altitude_m), sine_of(mask_deg), threads)
     if not satellites or not 0.0 < seconds < math.inf:
         raise ValueError(f"passes need a satellite and seconds > 0, got {len(satellites)} of them and {seconds:g} s")
-    return _followed(_blocks_from_elements(_Flight(tuple(satellites), utc(start), orientation), seconds, where), where)
+    flight = _Flight(tuple(satellites), utc(start), orientation)
+    found = _followed(_blocks_from_elements(flight, seconds, where), where)
+    warn_of_age(satellites, flight.start_utc + timedelta(seconds=seconds / 2.0), stacklevel=3)
+    return found
 
 
 def sine_of(mask_deg: float) -> float:
