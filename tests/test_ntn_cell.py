@@ -1,6 +1,7 @@
 """The earth-fixed cell: its contract over a window with everything in it, and its numbers against plain versions."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import levels
@@ -8,12 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 from levels import BUSY_SLOTS, BUSY_WINDOW, HIGH_PASS, greedy_pair, make_world, timing
+from skies import still_sky
 
 from controllers.baselines import Random
 from twin.channel import NominalLink, steering_vector
 from twin.errors import ScenarioError
 from twin.geometry import look, unit_vector
-from twin.overpass import Pass
+from twin.overpass import Passes
 from twin.types import World
 from twin.units import BOLTZMANN_J_K, MEGA, SPEED_OF_LIGHT_M_S
 from twin.worlds.ntn_cell import SNR_FLOOR_DB, turns
@@ -186,8 +188,13 @@ def test_a_terminal_that_measures_nothing_sees_nothing_of_the_channel(busy):
 # Who serves
 
 
-def above(number, rise_s, set_s):
-    return Pass(number, f"S{number}", number, rise_s, (rise_s + set_s) / 2, set_s, 50.0, False)
+def above(*passes):
+    """Passes by rise, each (number, rise_s, set_s)."""
+    numbers, rise_s, set_s = np.array(passes).reshape(-1, 3).T
+    sky = still_sky(np.zeros((len(passes), 3)))
+    satellites = tuple(replace(one, number=int(number)) for one, number in zip(sky.satellites, numbers))
+    nothing = np.zeros(len(passes))
+    return Passes(satellites, np.arange(len(passes)), rise_s, rise_s, set_s, nothing, nothing > 0.0)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +213,7 @@ def above(number, rise_s, set_s):
     ],
 )
 def test_a_satellite_serves_whole_cycles_and_stays_until_it_must_go(passes, expected):
-    chosen = turns([above(*p) for p in passes], cycle_s=1.0, n_cycles=50)
+    chosen = turns(above(*passes), cycle_s=1.0, n_cycles=50)
     assert [(p.number, first, end) for p, first, end in chosen] == expected
 
 

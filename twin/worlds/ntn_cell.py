@@ -28,8 +28,9 @@ from twin.channel import Fading, Link, draw_fading, path_gain, slot_link
 from twin.errors import ScenarioError, TleError
 from twin.faults import ClockSkew, Fault, Span, StaleTle, spans
 from twin.geometry import Pointing, Site, pointing
+from twin.handover import longest_stay
 from twin.orbit import Ephemeris, ephemeris
-from twin.overpass import Pass, passes
+from twin.overpass import Pass, Passes, passes
 from twin.tle import Satellite, read_tle
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.units import MEGA, SPEED_OF_LIGHT_M_S, from_db, to_db
@@ -411,7 +412,7 @@ class NtnCell:
         fading = draw_fading(rng, self.link, elevation_deg, self.slot_s)
         return fading, path_gain(self.link, service.now.slant_range_m, elevation_deg, fading.los, fading.shadow_db)
 
-    def _services(self, above: Sequence[Pass]) -> list[Service]:
+    def _services(self, above: Passes) -> list[Service]:
         cycle_s = self.cycle_slots * self.slot_s
         n_cycles = math.ceil(self._observed_slots / self.cycle_slots)
         return [
@@ -495,24 +496,16 @@ class NtnCell:
         )
 
 
-def turns(above: Sequence[Pass], cycle_s: float, n_cycles: int) -> list[tuple[Pass, int, int]]:
+def turns(above: Passes, cycle_s: float, n_cycles: int) -> list[tuple[Pass, int, int]]:
     """Who serves when: (pass, first cycle, cycle after the last) in order of time, beginning before cycle `n_cycles`.
 
     A satellite serves while it is above the mask for the whole cycle; then takes over, among those above it for the
     whole next cycle, the one that stays longest. Where there is none nobody serves.
     """
-    cycles = [(p, math.ceil(p.rise_s / cycle_s), math.floor(p.set_s / cycle_s)) for p in above]
-    chosen: list[tuple[Pass, int, int]] = []
-    cycle = 0
-    while cycle < n_cycles:
-        ready = [c for c in cycles if c[1] <= cycle < c[2]]
-        if ready:
-            pass_, _, end = max(ready, key=lambda c: (c[0].set_s, -c[0].number))
-            chosen.append((pass_, cycle, end))
-            cycle = end
-        else:
-            cycle = min((first for _, first, end in cycles if cycle < first < end), default=n_cycles)
-    return chosen
+    begin, end = np.ceil(above.rise_s / cycle_s), np.floor(above.set_s / cycle_s)
+    numbers = np.array([satellite.number for satellite in above.satellites])[above.satellite_index]
+    rows = longest_stay(begin, end, above.set_s, numbers)
+    return [(above[which], int(first), int(last)) for which, first, last in rows if first < n_cycles]
 
 
 def _sky_measures(truth: Truth | None, tx_beam_deg: np.ndarray, rx_beam_deg: np.ndarray) -> dict[str, np.ndarray]:
@@ -548,7 +541,7 @@ def _timing(agents: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int], 
     return every, delay, {name: getattr(agents.get(name), "window", None) for name in every}
 
 
-def _ephemeris(sky: Sky, site: Site, folder: Path, seconds: float) -> tuple[Ephemeris, Sequence[Pass]]:
+def _ephemeris(sky: Sky, site: Site, folder: Path, seconds: float) -> tuple[Ephemeris, Passes]:
     """The sky over the window and so far beyond it that whoever is up in the window sets, and the passes in it."""
     if not FIRST_YEAR <= sky.start_utc.year <= LAST_YEAR:
         raise ScenarioError(f"sky.start_utc must be from {FIRST_YEAR} to {LAST_YEAR}, got {sky.start_utc.isoformat()}")
