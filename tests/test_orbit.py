@@ -294,6 +294,16 @@ def test_an_eccentric_satellite_among_round_ones_gets_segments_of_its_own(satell
     assert sky.fit_error_m[-1] <= ONE_MILLIMETRE
 
 
+def test_the_common_segments_miss_nobody_by_far(satellites):
+    high = replace(satellites[0], mean_motion_rev_day=1.0027, eccentricity=0.0, line1="", line2="")
+    sky = ephemeris([*[high] * 200, satellites[100]], START, HOUR_S, error_m=1.0)
+    assert sky.apart.index.tolist() == [200]
+    assert sky.fit_error_m.max() <= 1.0
+    t_s = np.linspace(0.0, HOUR_S, 50)
+    coarse_m = replace(sky, apart=None).state_of(200, t_s)[0]
+    assert np.linalg.norm(coarse_m - sky.state_of(200, t_s)[0], axis=-1).max() < 10.0
+
+
 def with_checksums(text):
     lines = text.splitlines()
     sums = {line: str(sum(int(c) if c.isdigit() else c == "-" for c in line[:68]) % 10) for line in lines}

@@ -127,7 +127,7 @@ def look(
     out = np.empty((N_LOOK, at_s.size, len(sky.satellites)))
     look_at(sky.coefficients_m, sky.first_s, sky.segment_s, at_s, *where, out)
     if sky.apart is not None and len(sky.apart.index):
-        states = np.moveaxis(sky.states_apart(at_s), 1, 2).reshape(6, -1)
+        states = sky.states_apart(at_s).transpose(0, 2, 1, 3).reshape(6, -1)
         rows = np.empty((N_LOOK, states.shape[1]))
         arguments = *states, *where, *rows
         topocentric(*arguments)

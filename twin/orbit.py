@@ -32,6 +32,7 @@ from twin.tle import Satellite, TleWarning
 from twin.units import utc
 
 PLAIN_DEGREE = 7  # where the length of the segments is given
+COARSE_M, COARSE = 10.0, 10.0  # so far, or so many times error_m, the common segments may miss who is set apart
 FINEST_M = 2e-5  # SGP4 itself solves Kepler's equation to 7e-6 m: nothing finer can be told from it
 TILE = 1024  # satellites evaluated at a time, which stay in the processor's cache
 NAMED = 5  # satellites in one warning
@@ -55,7 +56,7 @@ class Ephemeris:
     first_s         s              beginning of the window: 0 but for a piece of a longer one
     own_velocity_m_s  as coefficients_m, m/s  SGP4's own velocity, Earth-fixed; None unless asked for
     apart             satellites with segments of their own, which all methods and `look` use; `coefficients_m` misses
-                      these by more than error_m, low ones by less than a metre; None stands for no such satellite
+                      these by more than error_m, though by less than 10 m or ten times error_m; None: no such satellite
     """
 
     satellites: tuple[Satellite, ...]
@@ -299,9 +300,10 @@ def _made(
         raise ValueError(f"error_m must be {FINEST_M:g} or more, SGP4 itself keeps no less, got {error_m:g}")
     degree, length_s = (PLAIN_DEGREE, float(segment_s)) if segment_s is not None else likely(satellites, error_m)
     found = fit(satellites, window, degree, length_s, own_velocity)
-    while (
-        segment_s is None and np.mean(rough := found.fit_error_m > error_m) > MOST_APART and length_s > SEGMENTS_S[-1]
-    ):
+    while segment_s is None and length_s > SEGMENTS_S[-1]:
+        rough = found.fit_error_m > error_m
+        if np.mean(rough) <= MOST_APART and not (found.fit_error_m > max(COARSE_M, COARSE * error_m)).any():
+            break
         shorter_s = next(one for one in SEGMENTS_S if one < length_s)
         again = fit(satellites, window, degree, shorter_s, own_velocity)
         if not (again.fit_error_m[rough] < 0.5 * found.fit_error_m[rough]).any():

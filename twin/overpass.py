@@ -123,7 +123,7 @@ def passes(
     Returns the passes by time of rise, then by satellite, their times refined far below a millisecond. Raises
     ValueError for a site that is none, a mask out of range, and pieces that do not follow each other. Satellites that
     SGP4 could not propagate have no passes; who is lost in a later piece has a cut pass until then. Those that the
-    ephemeris keeps apart are flown by the common polynomials, a metre and so up to a millisecond off. Checked by
+    ephemeris keeps apart are flown by the common polynomials, up to 10 m and so a few milliseconds off. Checked by
     tests/test_overpass.py against skyfield's find_events.
     """
     where = _Where(_site(latitude_deg, longitude_deg, altitude_m), sine_of(mask_deg), threads)
