@@ -30,8 +30,8 @@ from twin.faults import ClockSkew, Fault, Span, StaleTle, spans
 from twin.geometry import Pointing, Site, pointing
 from twin.handover import longest_stay
 from twin.orbit import Ephemeris, ephemeris
-from twin.overpass import Pass, Passes, passes
-from twin.tle import Satellite, read_tle
+from twin.overpass import Pass, Passes, find_passes, passes
+from twin.tle import Satellite, TleWarning, read_tle
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.units import MEGA, SPEED_OF_LIGHT_M_S, from_db, to_db
 from twin.worlds.sky_faults import SEGMENT_S, Orbit, last_of, loss_db, older, told_orbit
@@ -542,14 +542,21 @@ def _timing(agents: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int], 
 
 
 def _ephemeris(sky: Sky, site: Site, folder: Path, seconds: float) -> tuple[Ephemeris, Passes]:
-    """The sky over the window and so far beyond it that whoever is up in the window sets, and the passes in it."""
+    """Those that pass over the site, in the window and so far beyond it that whoever is up in it sets, and the passes.
+
+    Only they are kept: a constellation over days would not fit in memory.
+    """
     if not FIRST_YEAR <= sky.start_utc.year <= LAST_YEAR:
         raise ScenarioError(f"sky.start_utc must be from {FIRST_YEAR} to {LAST_YEAR}, got {sky.start_utc.isoformat()}")
     satellites = sky.satellites(folder)
     beyond_s = LOOKAHEAD_S
     while True:
-        cache = ephemeris(satellites, sky.start_utc, seconds + beyond_s, segment_s=SEGMENT_S)
-        above = passes(cache, **_place(site), mask_deg=sky.mask_deg)
+        where = {**_place(site), "mask_deg": sky.mask_deg}
+        with warnings.catch_warnings(action="ignore", category=TleWarning):  # the ephemeris tells of old elements
+            they = find_passes(satellites, sky.start_utc, seconds + beyond_s, **where).satellite_index
+        passing = [satellites[i] for i in np.unique(they).tolist() or [0]]
+        cache = ephemeris(passing, sky.start_utc, seconds + beyond_s, segment_s=SEGMENT_S)
+        above = passes(cache, **where)
         stays = [p for p in above if p.rise_s < seconds and p.set_s >= seconds + beyond_s]
         if not stays or beyond_s >= MOST_LOOKAHEAD_S:
             return cache, above
