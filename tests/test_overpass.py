@@ -429,7 +429,7 @@ def test_the_kernels_give_the_same_uncompiled(satellites):
     begin_s = np.arange(6) * overpass.SEGMENT_S
     near = flight.near(begin_s, everywhere)
     rows = flight.polynomials(near, begin_s, 1)
-    plain = {name: getattr(overpass, name) for name in ("states_may_rise", "near_earth_may_rise", "fit_near_earth")}
+    plain = {name: getattr(overpass, name) for name in ("states_may_rise", "near_earth_may_rise", "fit_rows")}
     with pytest.MonkeyPatch.context() as patch:
         for name, kernel in plain.items():
             patch.setattr(overpass, name, kernel.py_func)

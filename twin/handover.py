@@ -198,7 +198,9 @@ def serve_highest(
         if best != serving:
             if n_rows == len(rows):
                 longer = np.empty((2 * n_rows, 3))
-                longer[:n_rows] = rows
+                for row in range(n_rows):  # one by one: numba takes a second to compile the assignment of a slice
+                    for column in range(3):
+                        longer[row, column] = rows[row, column]
                 rows = longer
             serving = best
             rows[n_rows, 0], rows[n_rows, 1], rows[n_rows, 2] = best, now_s, now_s

@@ -276,7 +276,7 @@ class _Flight:
         coefficients_m = np.empty((len(satellite), 3, N_COEFFICIENTS))
 
         def fly(first: int, last: int) -> None:
-            fit_near_earth(
+            fit_rows(
                 self.low[first:last], self.sgp4.constants, self.sgp4.epoch, jd, fr, turn, to_powers, start, segment,
                 coefficients_m,
             )  # fmt: skip
@@ -429,13 +429,14 @@ def near_earth_may_rise(which, constants, epochs, jd, fr, site_m, zenith, rate_r
     position_m, velocity_m_s = np.empty((3, fr.size)), np.empty((3, fr.size))
     minutes, error = np.empty(fr.size), np.empty(fr.size, dtype=np.uint8)
     for i in which:
-        minutes[:] = (jd - epochs[i, 0]) * MINUTES_PER_DAY + (fr - epochs[i, 1]) * MINUTES_PER_DAY
+        for k in range(fr.size):
+            minutes[k] = (jd - epochs[i, 0]) * MINUTES_PER_DAY + (fr[k] - epochs[i, 1]) * MINUTES_PER_DAY
         near_earth(constants[i], minutes, position_m, velocity_m_s, error)
         states_may_rise(position_m, velocity_m_s, error, site_m, zenith, rate_rad_s, half_s, sine_mask, near[i])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def fit_near_earth(which, constants, epochs, jd, fr, turn, to_powers, start, segment, out):
+def fit_rows(which, constants, epochs, jd, fr, turn, to_powers, start, segment, out):
     """Kernel: polynomials of near-earth satellites, which (n,), over some of the segments, to out (n_rows, 3, n).
 
     jd, fr      (), (n_times,)    days: the nodes of segment after segment
@@ -552,7 +553,9 @@ def put_pass(found, n, i, rise_s, culmination_s, set_s, sine, cut):
     """Kernel: one row more; how many there are then, and where."""
     if n == len(found):
         longer = np.empty((2 * n, 6))
-        longer[:n] = found
+        for row in range(n):  # element by element: numba takes a second to compile the assignment of a slice
+            for column in range(6):
+                longer[row, column] = found[row, column]
         found = longer
     found[n, 0], found[n, 1], found[n, 2], found[n, 3], found[n, 4], found[n, 5] = (
         i, rise_s, culmination_s, set_s, sine, cut

@@ -270,7 +270,8 @@ def rows_of_region(
         for j in range(group_start[group], group_start[group + 1]):
             if n_found + n_near > len(index):
                 longer, longer_sine = np.empty(2 * len(index), dtype=np.int32), np.empty(2 * len(index))
-                longer[:n_found], longer_sine[:n_found] = index[:n_found], sine[:n_found]
+                for k in range(n_found):  # one by one: numba takes a second to compile the assignment of a slice
+                    longer[k], longer_sine[k] = index[k], sine[k]
                 index, sine = longer, longer_sine
             count[j], highest = row_of_site(
                 near, near_index, n_near, there[:, j], square_mask, index[n_found:], sine[n_found:]

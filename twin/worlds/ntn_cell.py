@@ -43,6 +43,7 @@ MOST_LOOKAHEAD_S = (
     6 * 3600.0
 )  # doubled up to here while somebody is still up at its end; who stays longer stays for ever
 FIRST_YEAR, LAST_YEAR = 1957, 2056  # what two-digit years of element sets can say
+MANY = 1e8  # satellites times seconds: 64 MB of polynomials
 LONGEST_S = 240 * 3600.0  # element sets are worth nothing after ten days
 CYCLE_SLOTS = 10  # control cycle of `leo` where the scenario gives none: T, our choice (docs/papers/ntn_cell.md)
 
@@ -542,19 +543,20 @@ def _timing(agents: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int], 
 
 
 def _ephemeris(sky: Sky, site: Site, folder: Path, seconds: float) -> tuple[Ephemeris, Passes]:
-    """Those that pass over the site, in the window and so far beyond it that whoever is up in it sets, and the passes.
+    """The sky over the window and so far beyond it that whoever is up in the window sets, and the passes in it.
 
-    Only they are kept: a constellation over days would not fit in memory.
+    Of a constellation over days only those are kept that pass: all of them would not fit in memory.
     """
     if not FIRST_YEAR <= sky.start_utc.year <= LAST_YEAR:
         raise ScenarioError(f"sky.start_utc must be from {FIRST_YEAR} to {LAST_YEAR}, got {sky.start_utc.isoformat()}")
     satellites = sky.satellites(folder)
     beyond_s = LOOKAHEAD_S
     while True:
-        where = {**_place(site), "mask_deg": sky.mask_deg}
-        with warnings.catch_warnings(action="ignore", category=TleWarning):  # the ephemeris tells of old elements
-            they = find_passes(satellites, sky.start_utc, seconds + beyond_s, **where).satellite_index
-        passing = [satellites[i] for i in np.unique(they).tolist() or [0]]
+        passing, where = satellites, {**_place(site), "mask_deg": sky.mask_deg}
+        if len(satellites) * seconds > MANY:
+            with warnings.catch_warnings(action="ignore", category=TleWarning):  # the ephemeris tells of old elements
+                they = find_passes(satellites, sky.start_utc, seconds + beyond_s, **where).satellite_index
+            passing = [satellites[i] for i in np.unique(they).tolist() or [0]]
         cache = ephemeris(passing, sky.start_utc, seconds + beyond_s, segment_s=SEGMENT_S)
         above = passes(cache, **where)
         stays = [p for p in above if p.rise_s < seconds and p.set_s >= seconds + beyond_s]
