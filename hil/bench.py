@@ -594,12 +594,12 @@ def machine_line(about: dict[str, Any]) -> str:
 
 def figure_lines(found: dict[str, Any]) -> list[str]:
     """Each figure with its goal, and whether it is met or why there is none."""
-    lines = [f"{'figure':<24}{'here':>10}  {'goal':<8}"]
+    lines = [f"{'figure':<24}{'here':>10}  {'goal':<10}"]
     for key, goal in found["goals"].items():
         figure = found[key]
         shown = "-" if figure is None else f"{figure:.2f}" if figure == 0.0 or abs(figure) >= 0.01 else f"{figure:.1e}"
         verdict = {True: "met", False: "MISSED", None: found["why_not"].get(key, "")}[goal["met"]]
-        lines.append(f"{key:<24}{shown:>10}  {goal['goal']:<8}{verdict}")
+        lines.append(f"{key:<24}{shown:>10}  {goal['goal']:<10}{verdict}")
     return lines
 
 

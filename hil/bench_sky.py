@@ -480,13 +480,13 @@ def table(found: dict[str, Any]) -> str:
         "",
         *figure_lines(found),
         "",
-        f"{batch:<34}{'threads':>8}{'ns each':>10}{'error m':>11}",
+        f"{batch:<42}{'threads':>8}{'ns each':>10}{'error m':>11}",
     ]
     for name, ns in flown["ns"].items():
         error = flown["error"][name]
         shown = f"{error['max_m']:.1e}" if error else "-"
         best = "  (its best)" if name == flown["astroz_best"] else ""
-        lines.append(f"  {name:<32}{flown['threads'][name]:>8}{ns:>10.1f}{shown:>11}{best}")
+        lines.append(f"  {name:<40}{flown['threads'][name]:>8}{ns:>10.1f}{shown:>11}{best}")
     for name in ("astroz", "heyoka", "satkit"):
         if name in found["why_not"]:
             lines.append(f"  {name}: {found['why_not'][name]}")
