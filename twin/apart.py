@@ -109,7 +109,7 @@ def set_apart(
             if found.fit_error_m <= error_m:
                 break
             length_s /= 2.0
-        if found is not None:
+        if found is not None and math.isfinite(found.fit_error_m):  # not so where SGP4 ends in the margin
             rows.append(found)
     return Apart(
         np.array([row.place for row in rows], dtype=int),
@@ -124,12 +124,11 @@ def kinks_s(satellites: Sequence[Satellite], window: Window, first_s: float, las
     """By place of each satellite that has any: when its path has kinks between two times, s after the start."""
     propagator = Propagator(satellites)
     scan_s = np.append(np.arange(first_s, last_s, SCAN_S), last_s)
-    jd, fr, _, _ = turns(window.start_utc, scan_s[[0, -1]], window.orientation)
+    jd, fr, _, _ = turns(window.start_utc, scan_s[[0, -1]])
     first_min, last_min = ((jd - propagator.epoch[:, 0] + (at - propagator.epoch[:, 1])) * MINUTES_PER_DAY for at in fr)
     columns = propagator.constants.T
-    drag = abs(columns[ECCENTRICITY_1]) * np.maximum(abs(first_min), abs(last_min)) + 2.0 * abs(
-        columns[ECCENTRICITY_SINE]
-    )
+    drag = abs(columns[ECCENTRICITY_1]) * np.maximum(abs(first_min), abs(last_min))
+    drag += 2.0 * abs(columns[ECCENTRICITY_SINE])
     found = {}
     for i in np.flatnonzero(~propagator.deep & (columns[ECCENTRICITY_0] - drag < LEAST_ECCENTRICITY)).tolist():
         row = propagator.constants[i]

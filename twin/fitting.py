@@ -21,10 +21,7 @@ from twin.units import MINUTES_PER_DAY, SECONDS_PER_DAY, WGS84_RADIUS_M
 DEGREES = (3, 7, 11)  # with a multiple of four coefficients, as twin.orbit.combine takes them
 SEGMENTS_S = (1200.0, 900.0, 720.0, 600.0, 450.0, 360.0, 300.0, 240.0, 180.0, 120.0, 60.0)
 SHORTEST_USUAL_S = 360.0  # a bound that asks for shorter segments takes the next degree
-CHECKED_AT = (
-    -1.0,
-    0.0,
-)  # of a segment from -1 to 1: here the error of an interpolation at an even number of nodes peaks
+CHECKED_AT = (-1.0, 0.0)  # of a segment from -1 to 1: where the error of an even number of nodes peaks
 MOST_APART = 0.01  # of the satellites may have segments of their own before all segments are made shorter
 PIECE_SEGMENTS = 16  # SGP4 is asked for so many segments at a time, which stay in the processor's cache
 MARGIN = 0.1  # of a segment: so far beyond either end of the window the polynomials are used
