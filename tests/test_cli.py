@@ -517,7 +517,9 @@ def test_control_takes_a_seat_from_another_terminal(ntn_twin, tmp_path):
     )
 
 
-@pytest.mark.parametrize("example", ["controller_in_20_lines.py", "raw_controller.py"])
+@pytest.mark.parametrize(
+    "example", ["controller_in_20_lines.py", pytest.param("raw_controller.py", marks=pytest.mark.slow)]
+)
 def test_quickstart_with_a_controller_from_another_terminal(tmp_path, example):
     pytest.importorskip("torch", reason="the quickstart's other controller needs the extra `learn`")
     address = free_address()
