@@ -77,6 +77,7 @@ class _Row(NamedTuple):
 
 def set_apart(
     satellites: Sequence[Satellite],
+    propagator: Propagator,
     window: Window,
     degree: int,
     segment_s: float,
@@ -84,9 +85,10 @@ def set_apart(
     error_code: np.ndarray,
     rough: np.ndarray,
     own_velocity: bool = False,
-) -> Apart:
-    """Those of the satellites whose path has kinks in the window or that are rough, in segments of their own.
+) -> Apart | None:
+    """Those of the satellites whose path has kinks in the window or that are rough, in segments of their own; or None.
 
+    propagator                        of the satellites
     error_m     ()  m                 how near the polynomials should come
     error_code  (n_satellites,)       of SGP4: those with one are left as they are
     rough       (n_satellites,) bool  whose common segments are too long
@@ -95,7 +97,7 @@ def set_apart(
     """
     n_segments = math.ceil((window.seconds - window.first_s) / segment_s)
     ends_s = window.first_s + np.array([-MARGIN, n_segments + MARGIN]) * segment_s
-    kinks = kinks_s(satellites, window, *ends_s)
+    kinks = kinks_s(propagator, window, *ends_s)
     rows = []
     for i in sorted(i for i in {*kinks, *np.flatnonzero(rough).tolist()} if error_code[i] == 0):
         length_s, found = segment_s, None
@@ -111,18 +113,19 @@ def set_apart(
             length_s /= 2.0
         if found is not None and math.isfinite(found.fit_error_m):  # not so where SGP4 ends in the margin
             rows.append(found)
+    if not rows:
+        return None
     return Apart(
-        np.array([row.place for row in rows], dtype=int),
-        np.concatenate([[0], np.cumsum([len(row.edges_s) - 1 for row in rows])]).astype(int),
-        np.concatenate([row.edges_s for row in rows]) if rows else np.empty(0),
-        np.concatenate([row.store for row in rows], axis=1) if rows else np.empty((1 + own_velocity, 0, 3, degree + 1)),
+        np.array([row.place for row in rows]),
+        np.cumsum([0, *(len(row.edges_s) - 1 for row in rows)]),
+        np.concatenate([row.edges_s for row in rows]),
+        np.concatenate([row.store for row in rows], axis=1),
         np.array([row.fit_error_m for row in rows]),
     )
 
 
-def kinks_s(satellites: Sequence[Satellite], window: Window, first_s: float, last_s: float) -> dict[int, np.ndarray]:
+def kinks_s(propagator: Propagator, window: Window, first_s: float, last_s: float) -> dict[int, np.ndarray]:
     """By place of each satellite that has any: when its path has kinks between two times, s after the start."""
-    propagator = Propagator(satellites)
     scan_s = np.append(np.arange(first_s, last_s, SCAN_S), last_s)
     jd, fr, _, _ = turns(window.start_utc, scan_s[[0, -1]])
     first_min, last_min = ((jd - propagator.epoch[:, 0] + (at - propagator.epoch[:, 1])) * MINUTES_PER_DAY for at in fr)

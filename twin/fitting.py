@@ -14,9 +14,9 @@ from numba import njit
 
 from twin.frames import EarthOrientation, turns
 from twin.parallel import spread
-from twin.sgp4_kernel import Propagator, near_earth
+from twin.sgp4_kernel import Propagator, minutes_since, near_earth
 from twin.tle import Satellite
-from twin.units import MINUTES_PER_DAY, SECONDS_PER_DAY, WGS84_RADIUS_M
+from twin.units import SECONDS_PER_DAY, WGS84_RADIUS_M
 
 DEGREES = (3, 7, 11)  # with a multiple of four coefficients, as twin.orbit.combine takes them
 SEGMENTS_S = (1200.0, 900.0, 720.0, 600.0, 450.0, 360.0, 300.0, 240.0, 180.0, 120.0, 60.0)
@@ -75,10 +75,14 @@ def likely(satellites: Sequence[Satellite], error_m: float) -> tuple[int, float]
 
 
 def fit(
-    satellites: Sequence[Satellite], window: Window, degree: int, segment_s: float, own_velocity: bool = False
+    satellites: Sequence[Satellite],
+    propagator: Propagator,
+    window: Window,
+    degree: int,
+    segment_s: float,
+    own_velocity: bool = False,
 ) -> Polynomials:
-    """Polynomials of a degree over segments of a length, for all satellites."""
-    propagator = Propagator(satellites)
+    """Polynomials of a degree over segments of a length, for all satellites, whose propagator is given."""
     n, n_satellites = degree + 1, len(satellites)
     n_segments = math.ceil((window.seconds - window.first_s) / segment_s)
     u = np.concatenate([nodes(n), CHECKED_AT])
@@ -137,7 +141,7 @@ def fit_near_earth(
         for first in range(0, fr.size, step):
             for j in range(step):  # the last ones over again where the piece is not full
                 at = min(first + j, fr.size - 1)
-                minutes[j] = (jd - epochs[i, 0]) * MINUTES_PER_DAY + (fr[at] - epochs[i, 1]) * MINUTES_PER_DAY
+                minutes[j] = minutes_since(jd, fr[at], epochs[i])
             near_earth(constants[i], minutes, position_m, velocity_m_s, error)
             fit_states(
                 i, first, position_m, velocity_m_s, error, turn, rate_rad_s, to_powers, check, store, error_code,

@@ -126,7 +126,7 @@ def look(
     at_s, where = np.atleast_1d(times_s), (*_stand(latitude_deg, longitude_deg, altitude_m), carrier_hz)
     out = np.empty((N_LOOK, at_s.size, len(sky.satellites)))
     look_at(sky.coefficients_m, sky.first_s, sky.segment_s, at_s, *where, out)
-    if sky.apart is not None and len(sky.apart.index):
+    if sky.apart is not None:
         states = sky.states_apart(at_s).transpose(0, 2, 1, 3).reshape(6, -1)
         rows = np.empty((N_LOOK, states.shape[1]))
         arguments = *states, *where, *rows
@@ -297,11 +297,12 @@ def pointing(position_m: np.ndarray, velocity_m_s: np.ndarray, site: Site) -> Po
 @lru_cache(maxsize=256)  # a site stands for a whole run, and is asked for in every slot
 def _stand(latitude_deg: float, longitude_deg: float, altitude_m: float) -> tuple[np.ndarray, np.ndarray]:
     """Position and axes of a site."""
-    site = _site(latitude_deg, longitude_deg, altitude_m)
+    site = site_at(latitude_deg, longitude_deg, altitude_m)
     return site.position_m, site.axes
 
 
-def _site(latitude_deg: float, longitude_deg: float, altitude_m: float) -> Site:
+def site_at(latitude_deg: float, longitude_deg: float, altitude_m: float) -> Site:
+    """A site by its place; ValueError naming what is off the Earth."""
     keys = {"latitude_deg": latitude_deg, "longitude_deg": longitude_deg, "altitude_m": altitude_m}
     try:
         return msgspec.convert({key: float(value) for key, value in keys.items()}, Site)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from twin.geometry import _site, arctan2
+from twin.geometry import arctan2, site_at
 from twin.orbit import Ephemeris
 from twin.overpass import EVENT_S, Passes, passes, sine_elevation
 
@@ -90,7 +90,7 @@ def handovers(
     above = passes(
         sky, latitude_deg=latitude_deg, longitude_deg=longitude_deg, altitude_m=altitude_m, mask_deg=mask_deg
     )
-    site = _site(latitude_deg, longitude_deg, altitude_m)
+    site = site_at(latitude_deg, longitude_deg, altitude_m)
     where = sky.coefficients_m, sky.first_s, sky.segment_s, site.position_m, site.axes[2]
     numbers = np.array([satellite.number for satellite in sky.satellites], dtype=np.int64)[above.satellite_index]
     if rule == "longest":

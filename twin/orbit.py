@@ -27,6 +27,7 @@ from twin.apart import Apart, set_apart
 from twin.catalogue import warn_of_age
 from twin.fitting import MARGIN, MOST_APART, SEGMENTS_S, Window, fit, likely
 from twin.frames import EarthOrientation
+from twin.sgp4_kernel import Propagator
 from twin.simd import wide_vectors
 from twin.tle import Satellite, TleWarning
 from twin.units import utc
@@ -83,7 +84,7 @@ class Ephemeris:
         times_s = self.checked(t_s)
         states = np.empty((2, times_s.size, 3, len(self.satellites)))
         states_at(self.coefficients_m, self.first_s, self.segment_s, np.atleast_1d(times_s), states)
-        if self.apart is not None and len(self.apart.index):
+        if self.apart is not None:
             states[..., self.apart.index] = self.states_apart(np.atleast_1d(times_s))
         if times_s.ndim == 0:
             return states[0, 0].T, states[1, 0].T
@@ -299,19 +300,21 @@ def _made(
     if not error_m >= FINEST_M:
         raise ValueError(f"error_m must be {FINEST_M:g} or more, SGP4 itself keeps no less, got {error_m:g}")
     degree, length_s = (PLAIN_DEGREE, float(segment_s)) if segment_s is not None else likely(satellites, error_m)
-    found = fit(satellites, window, degree, length_s, own_velocity)
+    propagator = Propagator(satellites)
+    found = fit(satellites, propagator, window, degree, length_s, own_velocity)
     while segment_s is None and length_s > SEGMENTS_S[-1]:
         rough = found.fit_error_m > error_m
         if np.mean(rough) <= MOST_APART and not (found.fit_error_m > max(COARSE_M, COARSE * error_m)).any():
             break
         shorter_s = next(one for one in SEGMENTS_S if one < length_s)
-        again = fit(satellites, window, degree, shorter_s, own_velocity)
+        again = fit(satellites, propagator, window, degree, shorter_s, own_velocity)
         if not (again.fit_error_m[rough] < 0.5 * found.fit_error_m[rough]).any():
             break  # SGP4's path is not smooth enough for any
         length_s, found = shorter_s, again
     rough = (found.fit_error_m > error_m) & (segment_s is None)
-    apart = set_apart(satellites, window, degree, length_s, error_m, found.error_code, rough, own_velocity)
-    found.fit_error_m[apart.index] = apart.fit_error_m
+    apart = set_apart(satellites, propagator, window, degree, length_s, error_m, found.error_code, rough, own_velocity)
+    if apart is not None:
+        found.fit_error_m[apart.index] = apart.fit_error_m
     if segment_s is None:
         _warn_of_rough(satellites, found.fit_error_m, error_m)
     return Ephemeris(

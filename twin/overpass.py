@@ -22,12 +22,12 @@ from numba import njit
 from twin.catalogue import warn_of_age
 from twin.fitting import nodes
 from twin.frames import EarthOrientation, turns
-from twin.geometry import Site, _site
+from twin.geometry import Site, site_at
 from twin.orbit import Ephemeris
 from twin.parallel import spread
-from twin.sgp4_kernel import Propagator, near_earth
+from twin.sgp4_kernel import Propagator, minutes_since, near_earth
 from twin.tle import Satellite
-from twin.units import EARTH_MU_M3_S2, MINUTES_PER_DAY, WGS84_RADIUS_M, utc
+from twin.units import EARTH_MU_M3_S2, WGS84_RADIUS_M, utc
 
 SCAN_S = 60.0  # far less than the time between two extremes of a satellite's elevation, so each step has one at most
 EVENT_S = 1e-6  # to this the times of rise, culmination and set are found
@@ -126,7 +126,7 @@ def passes(
     ephemeris keeps apart are flown by the common polynomials, up to 10 m and so a few milliseconds off. Checked by
     tests/test_overpass.py against skyfield's find_events.
     """
-    where = _Where(_site(latitude_deg, longitude_deg, altitude_m), sine_of(mask_deg), threads)
+    where = _Where(site_at(latitude_deg, longitude_deg, altitude_m), sine_of(mask_deg), threads)
     return _followed(_blocks_of((sky,) if isinstance(sky, Ephemeris) else sky, where), where)
 
 
@@ -152,7 +152,7 @@ def find_passes(
     twin.ephemeris does. Whom SGP4 loses on some day of the window has passes on the days before.
     Checked by tests/test_overpass.py.
     """
-    where = _Where(_site(latitude_deg, longitude_deg, altitude_m), sine_of(mask_deg), threads)
+    where = _Where(site_at(latitude_deg, longitude_deg, altitude_m), sine_of(mask_deg), threads)
     if not satellites or not 0.0 < seconds < math.inf:
         raise ValueError(f"passes need a satellite and seconds > 0, got {len(satellites)} of them and {seconds:g} s")
     flight = _Flight(tuple(satellites), utc(start), orientation)
@@ -430,7 +430,7 @@ def near_earth_may_rise(which, constants, epochs, jd, fr, site_m, zenith, rate_r
     minutes, error = np.empty(fr.size), np.empty(fr.size, dtype=np.uint8)
     for i in which:
         for k in range(fr.size):
-            minutes[k] = (jd - epochs[i, 0]) * MINUTES_PER_DAY + (fr[k] - epochs[i, 1]) * MINUTES_PER_DAY
+            minutes[k] = minutes_since(jd, fr[k], epochs[i])
         near_earth(constants[i], minutes, position_m, velocity_m_s, error)
         states_may_rise(position_m, velocity_m_s, error, site_m, zenith, rate_rad_s, half_s, sine_mask, near[i])
 
@@ -453,7 +453,7 @@ def fit_rows(which, constants, epochs, jd, fr, turn, to_powers, start, segment, 
         position_m, minutes, error = np.empty((3, size)), np.empty(size), np.empty(size, dtype=np.uint8)
         for j in range(size):
             at = segment[start[i] + j // n] * n + j % n
-            minutes[j] = (jd - epochs[i, 0]) * MINUTES_PER_DAY + (fr[at] - epochs[i, 1]) * MINUTES_PER_DAY
+            minutes[j] = minutes_since(jd, fr[at], epochs[i])
         near_earth(constants[i], minutes, position_m, none, error)
         for row in range(start[i], start[i + 1]):
             for j in range(n):

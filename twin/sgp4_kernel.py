@@ -284,6 +284,12 @@ def fly(constants, which, epoch, unit, whole, part, streaming, error_code, posit
             first += n
 
 
+@njit(cache=True, nogil=True)
+def minutes_since(jd, fr, epoch):
+    """Kernel: minutes from an epoch (2,) to an instant, both split Julian dates, in sgp4's order of operations."""
+    return (jd - epoch[0]) * MINUTES_PER_DAY + (fr - epoch[1]) * MINUTES_PER_DAY
+
+
 @kernel
 def minutes_from(whole, part, epoch_whole, epoch_part, unit, n, work):
     """Kernel: minutes since the epoch, in sgp4's order of operations, which decides the last digits."""
