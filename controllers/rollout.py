@@ -250,7 +250,7 @@ class Rollout:
         middle = np.arange(self.n_steps) * self.cycle_slots + self.cycle_slots / 2
         at_s = (first + np.concatenate([slot, middle])) * self.slot_s
         whole = pointing(*track(seen.values["ephemeris_m"], seen.values["ephemeris_s"], at_s), self.site)
-        where = Pointing(*(getattr(whole, name)[:n_slots] for name in Pointing.__dataclass_fields__))
+        where = whole[:n_slots]
         return where, whole.tx_beam_deg[n_slots:]
 
     def _beams(self, values: Arrays, middle_deg: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from controllers.baselines import Greedy, enough_groups
 from twin.channel import beam_factor
+from twin.geometry import beam_angles_deg
 from twin.types import Action, Observation
 from twin.units import BOLTZMANN_J_K, MEGA
 from twin.worlds.ntn_cell import NtnCell, Settings
@@ -159,15 +160,19 @@ def bfs_greedy(world, seed: int, step_deg: float = 10.0) -> Level:
     return _greedy(world, seed, lambda truth: sweep(world.link, truth, grid_deg))
 
 
+def angles_deg(cosines: np.ndarray) -> np.ndarray:
+    """Theta and phi of direction cosines (..., 2) before a panel."""
+    x, y = cosines[..., 0], cosines[..., 1]
+    return beam_angles_deg(np.stack([x, y, np.sqrt(np.maximum(0.0, 1.0 - x * x - y * y))], axis=-1))
+
+
 def sweep(link, truth, grid_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The transmit and receive beams of a grid (n_beams, 2) that are best in a slot whose truth is known."""
     service, row, fading, gain = truth
-    towards_tx, towards_rx = service.now.tx_beam_deg[row], service.now.rx_beam_deg[row]
+    towards_tx = service.now.tx_beam_deg[row]
     tx_deg = grid_deg[np.argmax(np.abs(beam_factor(grid_deg, towards_tx, link.tx_antennas)))]
-    paths_tx = beam_factor(tx_deg, towards_tx + fading.tx_offset_deg[row], link.tx_antennas)  # (n_paths,)
-    paths_rx = beam_factor(
-        grid_deg[:, None], towards_rx + fading.rx_offset_deg[row], link.rx_antennas
-    )  # (n_beams, n_paths)
+    paths_tx = beam_factor(tx_deg, angles_deg(fading.departure[row]), link.tx_antennas)  # (n_paths,)
+    paths_rx = beam_factor(grid_deg[:, None], angles_deg(fading.arrival[row]), link.rx_antennas)  # (n_beams, n_paths)
     frequency_hz = np.arange(link.n_rb) * link.rb_bandwidth_hz
     rotation = np.exp(-2j * np.pi * fading.delay_s[row][:, None] * frequency_hz)  # (n_paths, n_rb)
     h = (paths_rx * (fading.amplitude[row] * np.conj(paths_tx))) @ rotation

@@ -8,7 +8,7 @@ import levels
 import msgspec
 import numpy as np
 import pytest
-from levels import BUSY_SLOTS, BUSY_WINDOW, HIGH_PASS, greedy_pair, make_world, timing
+from levels import BUSY_SLOTS, BUSY_WINDOW, HIGH_PASS, angles_deg, greedy_pair, make_world, timing
 from skies import still_sky
 
 from controllers.baselines import Random
@@ -338,8 +338,8 @@ def test_the_rate_of_a_slot_is_that_of_the_full_matrix(high):
     for m in range(link.n_rb):
         h = np.zeros((64, 256), complex)
         for path in range(link.n_paths):
-            a_r = steering_vector(*(now.rx_beam_deg[row] + fading.rx_offset_deg[row, path]), link.rx_antennas)
-            a_t = steering_vector(*(now.tx_beam_deg[row] + fading.tx_offset_deg[row, path]), link.tx_antennas)
+            a_r = steering_vector(*angles_deg(fading.arrival[row, path]), link.rx_antennas)
+            a_t = steering_vector(*angles_deg(fading.departure[row, path]), link.tx_antennas)
             turn = np.exp(-2j * np.pi * m * link.rb_bandwidth_hz * fading.delay_s[row, path])
             h += fading.amplitude[row, path] * turn * np.outer(a_r, a_t.conj())
         snr = link.tx_power_w * truth.gain * abs(w_r.conj() @ h @ w_t) ** 2 / noise_w

@@ -11,7 +11,7 @@ being y: phi = arccos(u_y), theta = atan2(u_z, u_x). Both from 0 to 180 deg is t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Annotated
 
@@ -97,12 +97,18 @@ class Pointing:
     slant_range_m  (n,)    m
     tx_beam_deg    (n, 2)  deg  theta, phi of the terminal in the satellite's frame
     rx_beam_deg    (n, 2)  deg  theta, phi of the satellite in the terminal's frame
+    heading_deg    (n,)    deg  azimuth of the x axis of the terminal's frame: where the satellite's track leads
     """
 
     elevation_deg: np.ndarray
     slant_range_m: np.ndarray
     tx_beam_deg: np.ndarray
     rx_beam_deg: np.ndarray
+    heading_deg: np.ndarray
+
+    def __getitem__(self, rows: slice) -> "Pointing":
+        """Some of the times."""
+        return Pointing(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def look(
@@ -285,12 +291,15 @@ def pointing(position_m: np.ndarray, velocity_m_s: np.ndarray, site: Site) -> Po
     slant_range_m = np.sqrt(np.einsum("ni,ni->n", line_m, line_m))
     to_satellite = line_m / slant_range_m[:, None]
     in_satellite = np.einsum("nij,nj->ni", satellite_axes(position_m, velocity_m_s), -to_satellite)
-    in_terminal = np.einsum("nij,nj->ni", terminal_axes(velocity_m_s, site), to_satellite)
+    axes = terminal_axes(velocity_m_s, site)
+    in_terminal = np.einsum("nij,nj->ni", axes, to_satellite)
+    east, north = axes[:, 0] @ site.axes[0], axes[:, 0] @ site.axes[1]
     return Pointing(
         elevation_deg=np.degrees(np.arctan2(in_terminal[:, 2], np.hypot(in_terminal[:, 0], in_terminal[:, 1]))),
         slant_range_m=slant_range_m,
         tx_beam_deg=beam_angles_deg(in_satellite),
         rx_beam_deg=beam_angles_deg(in_terminal),
+        heading_deg=np.degrees(np.arctan2(east, north)) % 360.0,
     )
 
 

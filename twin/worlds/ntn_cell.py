@@ -403,15 +403,13 @@ class NtnCell:
         if truth is None:
             n_groups, n_rx = self.link.n_groups, math.prod(self.link.rx_antennas)
             return np.zeros(n_groups), np.zeros(n_groups), np.zeros(n_rx)
-        now, row = truth.service.now, truth.row
-        directions_deg = now.tx_beam_deg[row], now.rx_beam_deg[row]
-        return slot_link(self.link, truth.fading, row, truth.gain, tx_beam_deg, rx_beam_deg, *directions_deg, used)
+        return slot_link(self.link, truth.fading, truth.row, truth.gain, tx_beam_deg, rx_beam_deg, used)
 
     def _channel(self, service: Service, seed: int) -> tuple[Fading, np.ndarray]:
         rng = np.random.default_rng([seed, 1, service.first])
-        elevation_deg = service.now.elevation_deg
-        fading = draw_fading(rng, self.link, elevation_deg, self.slot_s)
-        return fading, path_gain(self.link, service.now.slant_range_m, elevation_deg, fading.los, fading.shadow_db)
+        now = service.now
+        fading = draw_fading(rng, self.link, now, self.slot_s)
+        return fading, path_gain(self.link, now.slant_range_m, now.elevation_deg, fading.los, fading.shadow_db)
 
     def _services(self, above: Passes) -> list[Service]:
         cycle_s = self.cycle_slots * self.slot_s

@@ -74,6 +74,9 @@ class Environment:
     clutter_loss_db: np.ndarray
 
 
+ENVIRONMENTS = tuple(sorted(_LOS_PROBABILITY))
+
+
 def environment(name: str, carrier_hz: float) -> Environment:
     """The tables of an environment for a carrier: Ka band from 6 GHz on, S band below.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twin.environment import (
+from twin.channel.tables import (
     IONOSPHERIC_FLUCTUATION_4GHZ_DB,
     REFERENCE_ELEVATION_DEG,
     TROPOSPHERIC_SCINTILLATION_DB,
@@ -17,7 +17,7 @@ from twin.environment import (
 )
 from twin.errors import ScenarioError
 
-REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "3gpp"
+REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "3gpp"
 needs_reference = pytest.mark.skipif(
     not REFERENCE.is_dir(), reason="the reference numbers (../shared/reference/3gpp) are not beside this checkout"
 )

@@ -1,0 +1,151 @@
+"""The random part of a link over a pass: line of sight, shadow fading and paths.
+
+Whoever makes the paths (`link.multipath`), they end up in one form: at each time so many plane waves, each with an
+amplitude, a delay and two directions. Slots, samples within a slot, links and worlds are all rows of that form, and the
+kernels of twin/channel/slot.py see nothing else.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from twin.channel.arrays import direction_cosines
+from twin.channel.large_scale import LargeScale, autoregression, draw_los, draw_shadow, draw_spreads
+from twin.channel.link import Link
+from twin.geometry import Pointing
+from twin.units import from_db
+
+CORRELATION_STEP_S = 0.1  # the slot of the default scenario, to which `scatter_correlation` refers
+
+
+class Paths(NamedTuple):
+    """The paths of one link at n times.
+
+    amplitude  (n, n_paths)       complex, Doppler against the direct path included; their mean powers sum to 1
+    arrival    (n, n_paths, 2)    direction cosines psi_x, psi_y in the terminal's frame
+    departure  (n, n_paths, 2)    the same in the satellite's frame; (n, 1, 2) where all paths leave in one direction
+    delay_s    (n, n_paths)       s, in excess of the direct path
+    """
+
+    amplitude: np.ndarray
+    arrival: np.ndarray
+    departure: np.ndarray
+    delay_s: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Fading:
+    """The random part of the channel over the n rows of one pass; path 0 is the direct one.
+
+    los        (n,) bool        line of sight
+    shadow_db  (n,)             dB, positive is loss
+    amplitude  (n, n_paths)     complex, alpha of eq. (1), Doppler included; E|alpha|^2 sums to link.array_gain
+    arrival    (n, n_paths, 2)  direction cosines psi_x, psi_y of each path in the terminal's frame
+    departure  (n, n_paths, 2)  the same in the satellite's frame; (n, 1, 2) where all paths leave in one direction
+    delay_s    (n, n_paths)     s, in excess of the direct path
+    """
+
+    los: np.ndarray
+    shadow_db: np.ndarray
+    amplitude: np.ndarray
+    arrival: np.ndarray
+    departure: np.ndarray
+    delay_s: np.ndarray
+
+
+def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: float, samples: int = 1) -> Fading:
+    """Draw the fading of one pass.
+
+    course   n * samples rows  the true geometry, every slot_s / samples
+    slot_s   ()                s
+    samples  ()                rows of a slot; row i * samples is the same as row i of the draw with one row a slot
+
+    Line of sight and shadow fading: twin/channel/large_scale.py. Paths by link.multipath: `scatter` here, 3GPP's in
+    twin/channel/clusters.py and profiles.py. Without line of sight the scattered paths carry all the power, and clutter
+    loss (path_gain) takes it away. Raises ValueError where the course is no whole number of slots.
+    Source: docs/physics.md, TR 38.811 6.6. Checked by tests/test_channel.py (fading statistics).
+    """
+    n_rows = len(course.elevation_deg)
+    if samples < 1 or n_rows % samples:
+        raise ValueError(f"course must have a whole number of {samples} rows a slot, got {n_rows}")
+    slots = course[::samples]
+    # a generator each: a longer pass then begins with the very draws of a shorter one
+    of_los, of_shadow, *of_scatter = rng.spawn(7)
+    los = draw_los(of_los, link, slots, slot_s)
+    shadow_db = draw_shadow(of_shadow, link, slots, los, slot_s)
+    paths = scattered(of_scatter, link, course, los, slot_s, samples)
+    return Fading(
+        np.repeat(los, samples),
+        np.repeat(shadow_db, samples),
+        paths.amplitude * np.sqrt(link.array_gain),
+        paths.arrival,
+        paths.departure,
+        paths.delay_s,
+    )
+
+
+def scattered(rngs, link: Link, course: Pointing, los: np.ndarray, slot_s: float, samples: int) -> Paths:
+    """A direct path and link.n_paths - 1 equally strong scattered ones, whose amplitudes are complex Gaussian.
+
+    Amplitudes have exponential correlation; angles and delays are drawn anew every link.redraw_s.
+    """
+    of_scatter, of_arrival, of_departure, of_delay, of_bridge = rngs
+    n, n_scatter = len(los), link.n_paths - 1
+    correlation = link.scatter_correlation ** (slot_s / CORRELATION_STEP_S)
+    parts = autoregression(of_scatter.standard_normal((n + 1, 2 * n_scatter)), np.full(n + 1, correlation))
+    parts = bridged(of_bridge, parts, correlation, samples)
+    scatter = (parts[:, :n_scatter] + 1j * parts[:, n_scatter:]) / np.sqrt(2.0)
+    k_factor = from_db(link.k_factor_db)
+    seen = np.repeat(los, samples)
+    amplitude = np.empty((n * samples, link.n_paths), dtype=complex)
+    amplitude[:, 0] = np.where(seen, np.sqrt(k_factor / (1.0 + k_factor)), 0.0)
+    amplitude[:, 1:] = scatter * np.sqrt(np.where(seen, 1.0 / (1.0 + k_factor), 1.0) / n_scatter)[:, None]
+
+    block = np.repeat(np.arange(n) // max(1, round(link.redraw_s / slot_s)), samples)
+    n_blocks = int(block[-1]) + 1 if n else 0
+    laplace = 1.0 / np.sqrt(2.0)  # the scale of a Laplace law with standard deviation 1
+    drawn = of_arrival.laplace(0.0, laplace * link.angle_spread_deg, (n_blocks, n_scatter, 2))
+    arrival = _around(course.rx_beam_deg, drawn, block)
+    departure = direction_cosines(course.tx_beam_deg)[:, None]
+    if link.departure_spread_deg:
+        drawn = of_departure.laplace(0.0, laplace * link.departure_spread_deg, (n_blocks, n_scatter, 2))
+        departure = _around(course.tx_beam_deg, drawn, block)
+    delay_s = np.zeros((n * samples, link.n_paths))
+    delay_s[:, 1:] = of_delay.exponential(link.delay_spread_s, (n_blocks, n_scatter))[block]
+    return Paths(amplitude, arrival, departure, delay_s)
+
+
+def _around(direct_deg: np.ndarray, offset_deg: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Direction cosines (n, n_paths, 2) of the direct path and of those beside it by offset_deg (n_blocks, ., 2)."""
+    with_direct = np.concatenate([np.zeros_like(offset_deg[:, :1]), offset_deg], axis=1)
+    return direction_cosines(direct_deg[:, None] + with_direct[block])
+
+
+def bridged(rng: np.random.Generator, at_slots: np.ndarray, correlation: float, samples: int) -> np.ndarray:
+    """An autoregressive series between its slots: (n + 1, k) at the slots' edges to (n * samples, k), edges unchanged.
+
+    The law of the finer series given the coarse one: a weighted mean of both edges, and what is left to chance.
+    correlation  ()  of neighbouring slots
+    """
+    n, k = len(at_slots) - 1, at_slots.shape[1]
+    if samples == 1:
+        return at_slots[:-1]
+    part = np.arange(samples) / samples
+    with np.errstate(divide="ignore"):
+        decay = -np.log(correlation)
+    if decay == 0.0:
+        before, after = 1.0 - part, part
+    else:
+        whole = -np.expm1(-2.0 * decay)
+        with np.errstate(invalid="ignore"):
+            before = np.where(part == 0.0, 1.0, np.exp(-decay * part) * -np.expm1(-2.0 * decay * (1.0 - part)) / whole)
+            after = np.where(part == 0.0, 0.0, np.exp(-decay * (1.0 - part)) * -np.expm1(-2.0 * decay * part) / whole)
+    step = correlation ** (1.0 / samples)
+    noise = rng.standard_normal((n, samples, k))
+    free = np.zeros((samples + 1, n * k))
+    for j in range(samples):
+        free[j + 1] = step * free[j] + np.sqrt(1.0 - step * step) * noise[:, j].ravel()
+    rest = (free[:-1] - after[:, None] * free[-1]).reshape(samples, n, k).transpose(1, 0, 2)
+    fine = before[:, None] * at_slots[:-1, None] + after[:, None] * at_slots[1:, None] + rest
+    return fine.reshape(n * samples, k)
