@@ -100,3 +100,9 @@ def beam_factors(beam_deg, direction_deg, n_x, n_y, factor):
 
 def pattern_gain(beam_deg: ArrayLike, direction_deg: ArrayLike, aperture_m: float, carrier_hz: float) -> np.ndarray:
     raise NotImplementedError
+
+
+@njit(cache=True, nogil=True)
+def aperture_factor(ka, beam_x, beam_y, psi_x, psi_y):
+    """Kernel: placeholder."""
+    return 1.0

@@ -1,15 +1,28 @@
-"""One slot of a link: SNR and rate per group of resource blocks, and the strength at each antenna.
+"""SNR and rate of a link from its paths and beams, never building the matrix.
 
 The channel of a resource block is a sum of paths, H = sum_l alpha_l exp(-j 2 pi f tau_l) a_r a_t^H, and the beams
-have the form of its steering vectors, so w_r^H H w_t is a sum of L closed forms: H itself is never built.
+have the form of its steering vectors, so w_r^H H w_t is a sum of L closed forms. Phases over the blocks are powers of
+one turn per path, z s^m; with m = 16 a + b that is z s^(16 a) times s^b, so a path costs some 20 complex products and
+then one multiply-add per block.
+
+Rows of a Fading are times of a pass, samples within a slot, or links of a batch: the kernels do not mind.
 """
 
 import numpy as np
 from numba import njit
+from numpy.typing import ArrayLike
 
-from twin.channel.arrays import axis_factor, direction_cosine_pair
+from twin.channel.arrays import aperture_factor, direction_cosine_pair
 from twin.channel.fading import Fading
 from twin.channel.link import Link
+from twin.channel.turns import sincos_half_turns
+from twin.parallel import spread
+from twin.simd import wide_vectors
+
+TILE = 16  # resource blocks taken at a time
+ROWS_AT_A_TIME = 64  # handed to a thread
+
+fused = njit(cache=True, nogil=True, fastmath={"contract"})
 
 
 def slot_link(
@@ -32,127 +45,398 @@ def slot_link(
     group's blocks; strength (n_rx,), mean |H w_t| per antenna over the used blocks, 0 where none is used.
     Checked by tests/test_channel.py::test_slot_agrees_with_the_full_matrix.
     """
-    return slot_kernel(  # floats and copies: integers or read-only arrays would each be compiled anew, in mid-run
+    n_groups, n_rx = link.n_groups, link.rx_antennas[0] * link.rx_antennas[1]
+    snr, rate_bps, strength = np.zeros((1, n_groups)), np.zeros((1, n_groups)), np.zeros(n_rx)
+    rows = slice(row, row + 1)
+    one = _paths(fading, rows)
+    scale = np.array([link.snr_per_gain * gain])
+    beams = _beams(tx_beam_deg, 1), _beams(rx_beam_deg, 1)
+    work = _work(link, fading)
+    groups_kernel(0, 1, 1, *_settings(link), *_schemes(link), *beams, *one, scale, work, snr, rate_bps)
+    used = np.array(used_group, dtype=np.bool_)
+    if used.any():
+        room = np.empty((2, fading.amplitude.shape[1] * n_rx)), np.empty((2, n_rx))
+        antenna_strength(
+            *_settings(link), beams[0][0], *(array[0] for array in one), used, work, *room[0], *room[1], strength
+        )
+    return snr[0], rate_bps[0], strength
+
+
+def block_response(
+    link: Link,
+    fading: Fading,
+    tx_beam_deg: ArrayLike,
+    rx_beam_deg: ArrayLike,
+    *,
+    threads: int | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """w_r^H H w_t of every row and resource block, without the path gain: the frequency response through the beams.
+
+    fading                    n rows
+    tx_beam_deg, rx_beam_deg  (2,) or (n, 2)  deg  theta, phi
+    out                       (n, n_rb) complex, filled and returned; None: a new one
+
+    Returns (n, n_rb) complex. Raises ValueError for beams or `out` of another shape.
+    Checked by tests/channel/test_slot.py against the full matrix.
+    """
+    out = _checked_out(out, (len(fading.los), link.n_rb), complex)
+    halves = out.view(float).reshape(*out.shape, 2)
+    _spread_rows(link, fading, response_kernel, tx_beam_deg, rx_beam_deg, (), (halves,), threads)
+    return out
+
+
+def block_snr(
+    link: Link,
+    fading: Fading,
+    gain: ArrayLike,
+    tx_beam_deg: ArrayLike,
+    rx_beam_deg: ArrayLike,
+    *,
+    threads: int | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """SNR of every row and resource block, eq. (8).
+
+    fading                    n rows
+    gain                      () or (n,)      linear, of `path_gain`
+    tx_beam_deg, rx_beam_deg  (2,) or (n, 2)  deg  theta, phi
+    out                       (n, n_rb), filled and returned; None: a new one
+
+    Returns (n, n_rb), linear. Raises ValueError for a gain, beams or `out` of another shape.
+    Checked by tests/channel/test_slot.py against the full matrix.
+    """
+    out = _checked_out(out, (len(fading.los), link.n_rb), float)
+    _spread_rows(link, fading, snr_kernel, tx_beam_deg, rx_beam_deg, (_scale(link, fading, gain),), (out,), threads)
+    return out
+
+
+def group_rates(
+    link: Link,
+    fading: Fading,
+    gain: ArrayLike,
+    tx_beam_deg: ArrayLike,
+    rx_beam_deg: ArrayLike,
+    *,
+    samples: int = 1,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """SNR and rate of every slot and group of blocks, eq. (8), (9); the means over the samples of a slot.
+
+    fading                    n * samples rows
+    gain                      () or (n * samples,)      linear, of `path_gain`
+    tx_beam_deg, rx_beam_deg  (2,) or (n * samples, 2)  deg  theta, phi
+    samples                   rows of a slot
+
+    Returns snr (n, n_groups), linear, and rate_bps (n, n_groups), bit/s. Raises ValueError for shapes that do not fit.
+    Checked by tests/channel/test_slot.py against the full matrix.
+    """
+    n_rows = len(fading.los)
+    if samples < 1 or n_rows % samples:
+        raise ValueError(f"fading must have a whole number of {samples} rows a slot, got {n_rows}")
+    snr, rate_bps = np.zeros((2, n_rows // samples, link.n_groups))
+    given = (_scale(link, fading, gain),)
+    _spread_rows(
+        link, fading, groups_kernel, tx_beam_deg, rx_beam_deg, given, (snr, rate_bps), threads, samples, _schemes(link)
+    )
+    return snr, rate_bps
+
+
+def _spread_rows(link, fading, kernel, tx_beam_deg, rx_beam_deg, given, filled, threads, samples=1, schemes=()):
+    n_rows = len(fading.los)
+    settings, beams = _settings(link), (_beams(tx_beam_deg, n_rows), _beams(rx_beam_deg, n_rows))
+    paths = _paths(fading, slice(None))
+
+    def some(first: int, last: int) -> None:
+        kernel(first, last, samples, *settings, *schemes, *beams, *paths, *given, _work(link, fading), *filled)
+
+    spread(some, n_rows // samples, threads, step=max(1, ROWS_AT_A_TIME // samples))
+
+
+def _settings(link: Link) -> tuple[int, int, float, int, int, int, int, float, float]:
+    """What the kernels ask of a link; floats are floats, for an integer would be compiled anew in mid-run."""
+    return (
         link.n_rb,
-        float(link.rb_bandwidth_hz),
+        link.n_groups,
         float(link.rb_step_hz),
         *link.tx_antennas,
         *link.rx_antennas,
-        float(link.snr_per_gain * gain),
-        np.array(tx_beam_deg, dtype=np.float64),
-        np.array(rx_beam_deg, dtype=np.float64),
-        fading.amplitude[row],
-        fading.departure[row],
-        fading.arrival[row],
-        fading.delay_s[row],
-        np.array(used_group, dtype=np.bool_),
+        float(link.tx_ka),
+        float(link.rx_ka),
     )
 
 
-@njit(cache=True)
-def slot_kernel(
-    n_rb,
-    rb_bandwidth_hz,
-    rb_step_hz,
-    n_tx_x,
-    n_tx_y,
-    n_rx_x,
-    n_rx_y,
-    snr_scale,
-    tx_beam_deg,
-    rx_beam_deg,
-    amplitude,
-    departure,
-    arrival,
-    delay_s,
-    used_group,
-):
-    """Kernel of `slot_link`: snr_scale () is P_t L_n / (k_B T_n B), the fading's arrays are those of one row."""
-    n_paths, n_groups = amplitude.shape[0], used_group.shape[0]
-    sent = np.empty(n_paths, dtype=np.complex128)  # alpha_l a_t^H w_t
-    received = np.empty(n_paths, dtype=np.complex128)  # w_r^H a_r of the same
-    step = np.empty(n_paths, dtype=np.complex128)  # turn of the phase from one block to the next
-    tx_x, tx_y = direction_cosine_pair(tx_beam_deg[0], tx_beam_deg[1])
-    rx_x, rx_y = direction_cosine_pair(rx_beam_deg[0], rx_beam_deg[1])
-    factor = 0.0j
-    for path in range(n_paths):
-        if path < departure.shape[0]:
-            factor = axis_factor(n_tx_x, departure[path, 0] - tx_x) * axis_factor(n_tx_y, departure[path, 1] - tx_y)
-        sent[path] = amplitude[path] * np.conj(factor)
-        factor_rx = axis_factor(n_rx_x, arrival[path, 0] - rx_x) * axis_factor(n_rx_y, arrival[path, 1] - rx_y)
-        received[path] = sent[path] * factor_rx
-        turn_rad = -2.0 * np.pi * rb_step_hz * delay_s[path]
-        step[path] = complex(np.cos(turn_rad), np.sin(turn_rad))
+def _schemes(link: Link) -> tuple[float, np.ndarray, np.ndarray]:
+    return float(link.rb_bandwidth_hz), link.mcs.snr, link.mcs.efficiency
 
+
+def _paths(fading: Fading, rows: slice) -> tuple[np.ndarray, ...]:
+    return fading.amplitude[rows], fading.departure[rows], fading.arrival[rows], fading.delay_s[rows]
+
+
+def _work(link: Link, fading: Fading) -> np.ndarray:
+    """Room for a kernel: what it holds of each path, and two numbers for each block."""
+    tiles = -(-link.n_rb // TILE)
+    n_paths = fading.amplitude.shape[1]
+    return np.empty(6 * n_paths + 2 * TILE + 2 * tiles * TILE)
+
+
+def _beams(beam_deg: ArrayLike, n_rows: int) -> np.ndarray:
+    # plain copies: a read-only or strided array would be a signature of its own, compiled in mid-run
+    beams = np.array(beam_deg, dtype=np.float64, order="C")
+    if beams.shape not in ((2,), (n_rows, 2)):
+        raise ValueError(f"beams must be of shape (2,) or ({n_rows}, 2), theta and phi, got {beams.shape}")
+    return beams.reshape(-1, 2)
+
+
+def _scale(link: Link, fading: Fading, gain: ArrayLike) -> np.ndarray:
+    gain = np.asarray(gain, dtype=float)
+    if gain.shape not in ((), (len(fading.los),)):
+        raise ValueError(f"gain must be of shape () or ({len(fading.los)},), one for a row, got {gain.shape}")
+    return np.full(len(fading.los), link.snr_per_gain) * gain
+
+
+def _checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError(f"out must be a writeable C-contiguous {np.dtype(dtype)} array of shape {shape}")
+    return out
+
+
+@fused
+def path_factors(
+    n_paths, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+    tx_theta_deg, tx_phi_deg, rx_theta_deg, rx_phi_deg, amplitude, departure, arrival, delay_s, work,
+):  # fmt: skip
+    """Kernel: of each path of one row alpha (w_r^H a_r) (a_t^H w_t), and its turn from block to block.
+
+    Into work: real and imaginary parts of the product, work[:n_paths] and work[n_paths:2 n_paths]; half turns of the
+    phase from one block to the next, work[2 n_paths:3 n_paths].
+    """
+    wide_vectors()
+    tx_x, tx_y = direction_cosine_pair(tx_theta_deg, tx_phi_deg)
+    rx_x, rx_y = direction_cosine_pair(rx_theta_deg, rx_phi_deg)
+    common = departure.shape[0] == 1
+    sent, phase = 1.0, 0.0
+    for i in range(n_paths):
+        work[2 * n_paths + i] = -2.0 * rb_step_hz * delay_s[i]
+    if common:
+        sent, phase = panel_magnitude(n_tx_x, n_tx_y, departure[0, 0] - tx_x, departure[0, 1] - tx_y)
+        if tx_ka > 0.0:
+            sent *= aperture_factor(tx_ka, tx_x, tx_y, departure[0, 0], departure[0, 1])
+    for i in range(n_paths):  # magnitude and phase of both beams, then one sine and cosine for all of it
+        if not common:
+            sent, phase = panel_magnitude(n_tx_x, n_tx_y, departure[i, 0] - tx_x, departure[i, 1] - tx_y)
+            if tx_ka > 0.0:
+                sent *= aperture_factor(tx_ka, tx_x, tx_y, departure[i, 0], departure[i, 1])
+        received, turn = panel_magnitude(n_rx_x, n_rx_y, arrival[i, 0] - rx_x, arrival[i, 1] - rx_y)
+        if rx_ka > 0.0:
+            received *= aperture_factor(rx_ka, rx_x, rx_y, arrival[i, 0], arrival[i, 1])
+        sine, cosine = sincos_half_turns(turn - phase)
+        real, imag = amplitude[i].real, amplitude[i].imag
+        work[i] = sent * received * (real * cosine - imag * sine)
+        work[n_paths + i] = sent * received * (real * sine + imag * cosine)
+
+
+@fused
+def panel_magnitude(n_x, n_y, offset_x, offset_y):
+    """Kernel: w^H a of a panel as magnitude (with sign) and phase in half turns; offsets of the direction cosines."""
+    magnitude_x, turn_x = axis_magnitude(n_x, offset_x)
+    magnitude_y, turn_y = axis_magnitude(n_y, offset_y)
+    return magnitude_x * magnitude_y, turn_x + turn_y
+
+
+@fused
+def axis_magnitude(n, offset):
+    """Kernel: a row of n antennas; see twin.channel.arrays.axis_factor."""
+    offset -= 2.0 * np.floor(0.5 * offset + 0.5)
+    below, _ = sincos_half_turns(0.5 * offset)
+    above, _ = sincos_half_turns(0.5 * n * offset)
+    ratio = above / (n * below) if below != 0.0 else 1.0
+    return ratio, 0.5 * (n - 1) * offset
+
+
+@fused
+def block_sums(n_paths, n_rb, work):
+    """Kernel: the sum over paths in every block; work as path_factors leaves it.
+
+    Real parts from work[6 n_paths + 2 TILE] on, imaginary ones behind those of all tiles.
+    """
+    wide_vectors()
+    tiles = (n_rb + TILE - 1) // TILE
+    inner_re, inner_im = 6 * n_paths, 6 * n_paths + TILE
+    total_re = 6 * n_paths + 2 * TILE
+    total_im = total_re + tiles * TILE
+    for i in range(2 * tiles * TILE):
+        work[total_re + i] = 0.0
+    for i in range(n_paths):  # the turn of one tile
+        sine, cosine = sincos_half_turns(TILE * work[2 * n_paths + i])
+        work[3 * n_paths + i], work[4 * n_paths + i] = cosine, sine
+    for i in range(n_paths):
+        half_turns = work[2 * n_paths + i]
+        for b in range(TILE):
+            sine, cosine = sincos_half_turns(b * half_turns)
+            work[inner_re + b], work[inner_im + b] = cosine, sine
+        real, imag = work[i], work[n_paths + i]
+        tile_re, tile_im = work[3 * n_paths + i], work[4 * n_paths + i]
+        for a in range(tiles):
+            at_re, at_im = total_re + a * TILE, total_im + a * TILE
+            for b in range(TILE):
+                work[at_re + b] += real * work[inner_re + b] - imag * work[inner_im + b]
+            for b in range(TILE):
+                work[at_im + b] += real * work[inner_im + b] + imag * work[inner_re + b]
+            real, imag = real * tile_re - imag * tile_im, real * tile_im + imag * tile_re
+
+
+@fused
+def row_sums(
+    row, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+    tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
+):  # fmt: skip
+    """Kernel: block_sums of one row; returns where in work the real and the imaginary parts begin."""
+    n_paths = amplitude.shape[1]
+    tx, rx = min(row, tx_beam_deg.shape[0] - 1), min(row, rx_beam_deg.shape[0] - 1)
+    path_factors(
+        n_paths, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+        tx_beam_deg[tx, 0], tx_beam_deg[tx, 1], rx_beam_deg[rx, 0], rx_beam_deg[rx, 1],
+        amplitude[row], departure[row], arrival[row], delay_s[row], work,
+    )  # fmt: skip
+    block_sums(n_paths, n_rb, work)
+    total_re = 6 * n_paths + 2 * TILE
+    return total_re, total_re + (n_rb + TILE - 1) // TILE * TILE
+
+
+@fused
+def response_kernel(
+    first, last, samples, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+    tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work, out,
+):  # fmt: skip
+    """Kernel of `block_response`: rows first to last into out (n, n_rb, 2), real and imaginary."""
+    for row in range(first, last):
+        at_re, at_im = row_sums(
+            row, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+            tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
+        )  # fmt: skip
+        for m in range(n_rb):
+            out[row, m, 0], out[row, m, 1] = work[at_re + m], work[at_im + m]
+
+
+@fused
+def snr_kernel(
+    first, last, samples, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+    tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, scale, work, out,
+):  # fmt: skip
+    """Kernel of `block_snr`: rows first to last into out (n, n_rb); scale (n,) is P_t L_n / (k_B T_n B)."""
+    wide_vectors()
+    for row in range(first, last):
+        at_re, at_im = row_sums(
+            row, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+            tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
+        )  # fmt: skip
+        for m in range(n_rb):
+            real, imag = work[at_re + m], work[at_im + m]
+            out[row, m] = scale[row] * (real * real + imag * imag)
+
+
+@fused
+def groups_kernel(
+    first, last, samples, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+    rb_bandwidth_hz, scheme_snr, scheme_efficiency,
+    tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, scale, work, snr, rate_bps,
+):  # fmt: skip
+    """Kernel of `group_rates`: slots first to last, `samples` rows each, into snr and rate_bps (n, n_groups).
+
+    scheme_snr, scheme_efficiency  (k,)  of McsTable; none: Shannon's rate
+    """
+    wide_vectors()
     rb_per_group = n_rb // n_groups
-    snr_rb = rb_snr(received, step, n_rb, snr_scale)
-    snr, rate_bps = np.zeros(n_groups), np.zeros(n_groups)
-    for m in range(n_rb):
-        snr[m // rb_per_group] += snr_rb[m]
-        rate_bps[m // rb_per_group] += np.log2(1.0 + snr_rb[m])
-    snr /= rb_per_group
-    rate_bps *= rb_bandwidth_hz
-    return snr, rate_bps, antenna_strength(sent, step, arrival, n_rx_x, n_rx_y, n_rb, used_group)
+    for slot in range(first, last):
+        for g in range(n_groups):
+            snr[slot, g] = rate_bps[slot, g] = 0.0
+        for row in range(slot * samples, (slot + 1) * samples):
+            at_re, at_im = row_sums(
+                row, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+                tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
+            )  # fmt: skip
+            for m in range(n_rb):
+                real, imag = work[at_re + m], work[at_im + m]
+                work[at_re + m] = scale[row] * (real * real + imag * imag)
+            for g in range(n_groups):
+                at = at_re + g * rb_per_group
+                total = 0.0
+                for m in range(rb_per_group):
+                    total += work[at + m]
+                snr[slot, g] += total
+                rate_bps[slot, g] += summed_efficiency(at, rb_per_group, scheme_snr, scheme_efficiency, work)
+        for g in range(n_groups):
+            snr[slot, g] /= rb_per_group * samples
+            rate_bps[slot, g] *= rb_bandwidth_hz / samples
 
 
-@njit(cache=True)
-def rb_snr(received, step, n_rb, snr_scale):
-    """Kernel: SNR of each resource block, eq. (8), block m at frequency m B above the first.
+@fused
+def summed_efficiency(at, n, scheme_snr, scheme_efficiency, work):
+    """Kernel: bit/s/Hz summed over n blocks whose SNR stand in work from `at` on."""
+    total = 0.0
+    if scheme_snr.shape[0]:
+        for m in range(n):
+            reached = np.searchsorted(scheme_snr, work[at + m], side="right")
+            total += scheme_efficiency[reached - 1] if reached else 0.0
+        return total
+    for low in range(0, n, 8):  # a sum of logarithms is the logarithm of a product: one in eight is taken
+        product = 1.0
+        for m in range(low, min(low + 8, n)):
+            product *= 1.0 + work[at + m]
+        total += np.log2(product)
+    return total
 
-    received   (n_paths,) complex  alpha_l (w_r^H a_r,l) (a_t,l^H w_t)
-    step       (n_paths,) complex  exp(-j 2 pi B tau_l)
-    snr_scale  ()                  P_t L_n / (k_B T_n B)
 
-    Returns (n_rb,), linear.
+@fused
+def antenna_strength(
+    n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+    tx_beam_deg, amplitude, departure, arrival, delay_s, used_group, work, wave_re, wave_im, total_re, total_im, strength,
+):  # fmt: skip
+    """Kernel: Gamma of eq. (21), the mean of |H w_t| over the used blocks, antenna by antenna, of one row.
+
+    tx_beam_deg  (2,); the paths' arrays are those of one row
+    used_group   (n_groups,)  bool, at least one of them
+    wave_re, wave_im, total_re, total_im  room: (n_paths n_rx,) twice, (n_rx,) twice; apart, so that loops vectorise
+    strength     (n_rx,)      x index slow; filled
     """
-    turning = received.copy()
-    snr = np.empty(n_rb)
+    wide_vectors()
+    n_paths, n_rx, rb_per_group = amplitude.shape[0], n_rx_x * n_rx_y, n_rb // n_groups
+    path_factors(
+        n_paths, rb_step_hz, n_tx_x, n_tx_y, 1, 1, tx_ka, 0.0,
+        tx_beam_deg[0], tx_beam_deg[1], 90.0, 90.0, amplitude, departure, arrival, delay_s, work,
+    )  # fmt: skip
+    for i in range(n_paths):
+        sine, cosine = sincos_half_turns(work[2 * n_paths + i])
+        work[3 * n_paths + i], work[4 * n_paths + i] = cosine, sine
+    for i in range(n_paths):
+        psi_x, psi_y, at = arrival[i, 0], arrival[i, 1], i * n_rx
+        for x in range(n_rx_x):
+            for y in range(n_rx_y):
+                sine, cosine = sincos_half_turns(x * psi_x + y * psi_y)
+                wave_re[at + x * n_rx_y + y], wave_im[at + x * n_rx_y + y] = cosine, sine
+    for k in range(n_rx):
+        strength[k] = 0.0
+    n_used = 0
     for m in range(n_rb):
-        total = 0.0j
-        for path in range(turning.shape[0]):
-            total += turning[path]
-            turning[path] *= step[path]
-        snr[m] = snr_scale * (total.real * total.real + total.imag * total.imag)
-    return snr
-
-
-@njit(cache=True)
-def antenna_strength(sent, step, arrival, n_x, n_y, n_rb, used_group):
-    """Kernel: Gamma of eq. (21), the mean of |H w_t| over the used blocks, antenna by antenna.
-
-    sent        (n_paths,) complex  alpha_l (a_t,l^H w_t)
-    step        (n_paths,) complex  exp(-j 2 pi B tau_l)
-    arrival     (n_paths, 2)        direction cosines psi_x, psi_y of each arrival
-    n_x, n_y    ()                  antennas along x and y
-    used_group  (n_groups,)         bool
-
-    Returns (n_x * n_y,), x index slow; zeros where no group is used.
-    """
-    n_paths, n_rx, n_groups = sent.shape[0], n_x * n_y, used_group.shape[0]
-    strength = np.zeros(n_rx)
-    n_used = np.count_nonzero(used_group) * (n_rb // n_groups)
-    if n_used == 0:
-        return strength
-    real, imag = np.empty((n_paths, n_rx)), np.empty((n_paths, n_rx))  # apart, so that the loops below vectorise
-    for path in range(n_paths):
-        psi_x, psi_y = arrival[path]
-        for x in range(n_x):
-            for y in range(n_y):
-                turn_rad = np.pi * (x * psi_x + y * psi_y)
-                real[path, x * n_y + y], imag[path, x * n_y + y] = np.cos(turn_rad), np.sin(turn_rad)
-    turning = sent / np.sqrt(n_rx)
-    total_real, total_imag = np.empty(n_rx), np.empty(n_rx)
-    for m in range(n_rb):
-        if used_group[m // (n_rb // n_groups)]:
-            total_real[:] = 0.0
-            total_imag[:] = 0.0
-            for path in range(n_paths):
-                a, b = turning[path].real, turning[path].imag
-                for i in range(n_rx):
-                    total_real[i] += a * real[path, i] - b * imag[path, i]
-                    total_imag[i] += a * imag[path, i] + b * real[path, i]
-            for i in range(n_rx):
-                strength[i] += np.sqrt(total_real[i] * total_real[i] + total_imag[i] * total_imag[i])
-        for path in range(n_paths):
-            turning[path] *= step[path]
-    return strength / n_used
+        if used_group[m // rb_per_group]:
+            n_used += 1
+            for k in range(n_rx):
+                total_re[k] = total_im[k] = 0.0
+            for i in range(n_paths):
+                real, imag, at = work[i], work[n_paths + i], i * n_rx
+                for k in range(n_rx):
+                    total_re[k] += real * wave_re[at + k] - imag * wave_im[at + k]
+                for k in range(n_rx):
+                    total_im[k] += real * wave_im[at + k] + imag * wave_re[at + k]
+            for k in range(n_rx):
+                strength[k] += np.sqrt(total_re[k] * total_re[k] + total_im[k] * total_im[k])
+        for i in range(n_paths):
+            real, imag = work[i], work[n_paths + i]
+            cosine, sine = work[3 * n_paths + i], work[4 * n_paths + i]
+            work[i], work[n_paths + i] = real * cosine - imag * sine, real * sine + imag * cosine
+    for k in range(n_rx):
+        strength[k] /= n_used * np.sqrt(n_rx)
