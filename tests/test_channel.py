@@ -8,28 +8,35 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
+from levels import angles_deg
 
-from twin import channel
 from twin.channel import (
     Fading,
     Link,
     NominalLink,
+    arrays,
     beam_factor,
     beam_gain,
-    clutter_loss_db,
+    direction_cosines,
     draw_fading,
-    free_space_loss_db,
-    gas_loss_db,
-    los_probability,
+    large_scale,
     path_gain,
-    scintillation_loss_db,
-    shadow_sigma_db,
+    slot,
     slot_link,
     steering_vector,
 )
-from twin.environment import environment
+from twin.channel.losses import (
+    clutter_loss_db,
+    free_space_loss_db,
+    gas_loss_db,
+    los_probability,
+    scintillation_loss_db,
+    shadow_sigma_db,
+)
+from twin.channel.slot import group_rates
+from twin.channel.tables import environment
 from twin.errors import ScenarioError
-from twin.geometry import Site, beam_angles_deg, pointing, unit_vector
+from twin.geometry import Pointing, Site, beam_angles_deg, pointing, unit_vector
 from twin.units import BOLTZMANN_J_K, SPEED_OF_LIGHT_M_S
 
 SIGMAS = 5.0  # statistical tolerances, in standard errors of the estimate
@@ -49,7 +56,7 @@ def plain_steering_vector(theta_deg, phi_deg, antennas):
     return np.array(vector)
 
 
-def plain_slot(link, fading, row, gain, tx_beam, rx_beam, tx_direction, rx_direction, used):
+def plain_slot(link, fading, row, gain, tx_beam, rx_beam, used):
     """SNR and rate per group and Gamma, from the full matrix H of eq. (1), block by block."""
     w_t, w_r = plain_steering_vector(*tx_beam, link.tx_antennas), plain_steering_vector(*rx_beam, link.rx_antennas)
     noise_w = BOLTZMANN_J_K * link.noise_temperature_k * link.rb_bandwidth_hz
@@ -57,8 +64,9 @@ def plain_slot(link, fading, row, gain, tx_beam, rx_beam, tx_direction, rx_direc
     for m in range(link.n_rb):
         H = np.zeros((len(w_r), len(w_t)), dtype=complex)
         for path in range(link.n_paths):
-            a_t = plain_steering_vector(*(tx_direction + fading.tx_offset_deg[row, path]), link.tx_antennas)
-            a_r = plain_steering_vector(*(rx_direction + fading.rx_offset_deg[row, path]), link.rx_antennas)
+            departure = fading.departure[row, min(path, fading.departure.shape[1] - 1)]
+            a_t = plain_steering_vector(*angles_deg(departure), link.tx_antennas)
+            a_r = plain_steering_vector(*angles_deg(fading.arrival[row, path]), link.rx_antennas)
             turn = np.exp(-2j * np.pi * m * link.rb_bandwidth_hz * fading.delay_s[row, path])
             H += fading.amplitude[row, path] * turn * np.outer(a_r, a_t.conj())
         snr_rb.append(link.tx_power_w * gain * abs(w_r.conj() @ H @ w_t) ** 2 / noise_w)
@@ -70,12 +78,21 @@ def plain_slot(link, fading, row, gain, tx_beam, rx_beam, tx_direction, rx_direc
     return groups.mean(axis=1), rate, strength
 
 
-def direct_path(link, n=1):
-    """A fading with the direct path only, which carries all the power."""
-    amplitude = np.zeros((n, link.n_paths), dtype=complex)
-    amplitude[:, 0] = np.sqrt(link.array_gain)
-    pairs = np.zeros((n, link.n_paths, 2))
-    return Fading(np.ones(n, bool), np.zeros(n), amplitude, pairs, pairs.copy(), np.zeros((n, link.n_paths)))
+def course(elevation_deg, tx_beam_deg=BORESIGHT_DEG, rx_beam_deg=BORESIGHT_DEG):
+    """The geometry of so many slots, as far as it matters here."""
+    elevation_deg = np.asarray(elevation_deg, dtype=float)
+    n = len(elevation_deg)
+    angles = (np.broadcast_to(np.asarray(beam_deg, dtype=float), (n, 2)) for beam_deg in (tx_beam_deg, rx_beam_deg))
+    return Pointing(elevation_deg, np.full(n, 700e3), *angles, np.zeros(n))
+
+
+def direct_path(link, tx_direction=BORESIGHT_DEG, rx_direction=BORESIGHT_DEG):
+    """A fading with the direct path only, which carries all the power; one row for each direction of arrival."""
+    arrival = np.atleast_2d(direction_cosines(rx_direction))[:, None]
+    departure = np.atleast_2d(direction_cosines(tx_direction))[:, None]
+    n = len(arrival)
+    amplitude = np.full((n, 1), np.sqrt(link.array_gain), dtype=complex)
+    return Fading(np.ones(n, bool), np.zeros(n), amplitude, arrival, departure, np.zeros((n, 1)))
 
 
 def relative_error(ours, expected):
@@ -107,7 +124,7 @@ def test_boresight_steering_vector_is_all_equal():
 def test_direction_cosines_are_the_first_two_parts_of_the_unit_vector():
     angles_deg = np.random.default_rng(3).uniform(0.0, 180.0, (200, 2))
     direction = unit_vector(angles_deg[:, 0], angles_deg[:, 1])
-    ours = np.array([channel._direction_cosines(theta, phi) for theta, phi in angles_deg])
+    ours = np.array([arrays.direction_cosine_pair(theta, phi) for theta, phi in angles_deg])
     np.testing.assert_allclose(ours, direction[:, :2], rtol=0, atol=1e-15)
     np.testing.assert_allclose(unit_vector(*beam_angles_deg(direction).T), direction, rtol=0, atol=1e-12)
 
@@ -219,7 +236,7 @@ def test_snr_is_that_of_the_link_budget(atmosphere, los):
     direction = np.array([84.0, 101.0])
     gain = path_gain(link, range_m, elevation_deg, los, shadow_db)
     snr, rate_bps, _ = slot_link(
-        link, direct_path(link), 0, gain, direction, direction, direction, direction, np.ones(5)
+        link, direct_path(link, direction, direction), 0, gain, direction, direction, np.ones(5)
     )
 
     air_db = 1.0 if atmosphere == "fixed" else 0.2578 / np.sin(np.radians(60.0)) + 0.13
@@ -237,7 +254,7 @@ def test_snr_is_that_of_the_link_budget(atmosphere, los):
 def test_doubling_both_axes_of_one_side_gives_6_02_db(side, base):
     def snr_db(antennas):
         link = Link(**{side: antennas})
-        snr, _, _ = slot_link(link, direct_path(link), 0, 1e-16, *[BORESIGHT_DEG] * 4, np.ones(5, bool))
+        snr, _, _ = slot_link(link, direct_path(link), 0, 1e-16, *[BORESIGHT_DEG] * 2, np.ones(5, bool))
         return 10 * np.log10(snr[0])
 
     assert snr_db((2 * base[0], 2 * base[1])) - snr_db(base) == pytest.approx(6.02, abs=0.01)
@@ -251,40 +268,40 @@ def test_slot_agrees_with_the_full_matrix(seed):
         Link(tx_antennas=(8, 8), rx_antennas=(8, 8), n_rb=30, n_groups=5, n_paths=7, departure_spread_deg=3.0),
         Link(tx_antennas=(1, 4), rx_antennas=(4, 1), n_rb=12, n_groups=3, n_paths=2, delay_spread_s=1e-6),
     ][seed % 3]
-    fading = draw_fading(rng, link, np.full(50, 35.0), 0.1)
     tx_direction, rx_direction = rng.uniform(50.0, 130.0, (2, 2))
+    fading = draw_fading(rng, link, course(np.full(50, 35.0), tx_direction, rx_direction), 0.1)
     tx_beam, rx_beam = tx_direction + rng.normal(0.0, 3.0, 2), rx_direction + rng.normal(0.0, 3.0, 2)
     used = np.arange(link.n_groups) % 2 == seed % 2
-    case = (link, fading, 7 * seed, 1e-16, tx_beam, rx_beam, tx_direction, rx_direction, used)
+    case = (link, fading, 7 * seed, 1e-16, tx_beam, rx_beam, used)
     for ours, expected in zip(slot_link(*case), plain_slot(*case)):
         assert relative_error(ours, expected) < 1e-10
 
 
 def test_slot_agrees_with_the_full_matrix_without_line_of_sight():
     link = Link(tx_antennas=(4, 4), rx_antennas=(4, 4), n_rb=10, n_groups=5)
-    fading = draw_fading(np.random.default_rng(8), link, np.full(3000, 10.0), 0.1)
+    fading = draw_fading(np.random.default_rng(8), link, course(np.full(3000, 10.0)), 0.1)
     row = int(np.argmin(fading.los))
     assert not fading.los[row]
-    case = (link, fading, row, 1e-15, *[BORESIGHT_DEG] * 4, np.ones(5, bool))
+    case = (link, fading, row, 1e-15, *[BORESIGHT_DEG] * 2, np.ones(5, bool))
     for ours, expected in zip(slot_link(*case), plain_slot(*case)):
         assert relative_error(ours, expected) < 1e-10
 
 
 def test_equal_departures_make_the_channel_rank_one_and_separable():
     link = Link(departure_spread_deg=0.0)
-    fading = draw_fading(np.random.default_rng(9), link, np.full(5, 60.0), 0.1)
-    pointed, _, _ = slot_link(link, fading, 3, 1e-16, *[BORESIGHT_DEG] * 4, np.ones(5, bool))
+    fading = draw_fading(np.random.default_rng(9), link, course(np.full(5, 60.0)), 0.1)
+    pointed, _, _ = slot_link(link, fading, 3, 1e-16, *[BORESIGHT_DEG] * 2, np.ones(5, bool))
     off = BORESIGHT_DEG + np.array([2.0, -1.0])
-    ours, _, _ = slot_link(link, fading, 3, 1e-16, off, *[BORESIGHT_DEG] * 3, np.ones(5, bool))
+    ours, _, _ = slot_link(link, fading, 3, 1e-16, off, BORESIGHT_DEG, np.ones(5, bool))
     np.testing.assert_allclose(ours, pointed * beam_gain(off, BORESIGHT_DEG, link.tx_antennas), rtol=1e-12)
 
 
 def test_strength_is_over_used_groups_only_and_zero_without_any():
     link = Link()
-    fading = draw_fading(np.random.default_rng(10), link, np.full(5, 60.0), 0.1)
+    fading = draw_fading(np.random.default_rng(10), link, course(np.full(5, 60.0)), 0.1)
 
     def strength(used):
-        return slot_link(link, fading, 0, 1e-16, *[BORESIGHT_DEG] * 4, np.array(used))[2]
+        return slot_link(link, fading, 0, 1e-16, *[BORESIGHT_DEG] * 2, np.array(used))[2]
 
     np.testing.assert_array_equal(strength([False] * 5), np.zeros(64))
     alone = [strength(row) for row in np.eye(5, dtype=bool)]
@@ -293,15 +310,15 @@ def test_strength_is_over_used_groups_only_and_zero_without_any():
 
 def test_strength_of_a_pointed_direct_path_is_flat_over_antennas():
     link = Link()
-    _, _, strength = slot_link(link, direct_path(link), 0, 1.0, *[BORESIGHT_DEG] * 4, np.ones(5, bool))
+    _, _, strength = slot_link(link, direct_path(link), 0, 1.0, *[BORESIGHT_DEG] * 2, np.ones(5, bool))
     np.testing.assert_allclose(strength, np.sqrt(16 * 16), rtol=1e-12)
 
 
 def test_snr_of_a_group_is_the_mean_and_its_rate_the_sum_over_its_blocks():
     grouped, single = Link(n_rb=20, n_groups=2), Link(n_rb=20, n_groups=10)
-    fading = draw_fading(np.random.default_rng(11), grouped, np.full(5, 60.0), 0.1)
-    snr, rate, _ = slot_link(grouped, fading, 2, 1e-16, *[BORESIGHT_DEG] * 4, np.ones(2, bool))
-    fine_snr, fine_rate, _ = slot_link(single, fading, 2, 1e-16, *[BORESIGHT_DEG] * 4, np.ones(10, bool))
+    fading = draw_fading(np.random.default_rng(11), grouped, course(np.full(5, 60.0)), 0.1)
+    snr, rate, _ = slot_link(grouped, fading, 2, 1e-16, *[BORESIGHT_DEG] * 2, np.ones(2, bool))
+    fine_snr, fine_rate, _ = slot_link(single, fading, 2, 1e-16, *[BORESIGHT_DEG] * 2, np.ones(10, bool))
     np.testing.assert_allclose(snr, fine_snr.reshape(2, 5).mean(axis=1), rtol=1e-12)
     np.testing.assert_allclose(rate, fine_rate.reshape(2, 5).sum(axis=1), rtol=1e-12)
     assert np.all(rate < 10 * grouped.rb_bandwidth_hz * np.log2(1 + snr))  # concave: blocks of a group do differ
@@ -309,23 +326,14 @@ def test_snr_of_a_group_is_the_mean_and_its_rate_the_sum_over_its_blocks():
 
 def kernel_cases():
     rng = np.random.default_rng(12)
-    paths = rng.normal(size=(2, 3)) + 1j * rng.normal(size=(2, 3))
-    step = np.exp(-2j * np.pi * rng.random(3))
-    angles = rng.uniform(30.0, 150.0, (10, 2, 2))
-    offsets = rng.normal(0.0, 5.0, (2, 3, 2))
-    used = np.array([True, False, True])
-    slot = (12, 1.44e6, 4, 3, 2, 5, 7.0, *angles[0], *angles[1], paths[0], *offsets, rng.exponential(1e-7, 3), used)
     return [
-        (channel._direction_cosines, (35.0, 120.0)),
-        (channel._axis_factor, (8, 0.3)),
-        (channel._axis_factor, (8, 0.0)),
-        (channel._axis_factor, (7, -2.0)),
-        (channel._panel_factor, (91.0, 85.0, 60.0, 70.0, 4, 7)),
-        (channel.los_states, (rng.random(500), rng.uniform(0.5, 1.0, 500), 0.1)),
-        (channel.autoregression, (rng.normal(size=(50, 2)), 0.9)),
-        (channel.rb_snr, (paths[0], step, 12, 3.0)),
-        (channel.antenna_strength, (paths[0], step, rng.uniform(-1.0, 1.0, (3, 2)), 4, 3, 12, used)),
-        (channel.slot_kernel, slot),
+        (arrays.direction_cosine_pair, (35.0, 120.0)),
+        (arrays.axis_factor, (8, 0.3)),
+        (arrays.axis_factor, (8, 0.0)),
+        (arrays.axis_factor, (7, -2.0)),
+        (arrays.panel_factor, (91.0, 85.0, 60.0, 70.0, 4, 7)),
+        (large_scale.los_states, (rng.random(500), rng.uniform(0.5, 1.0, 500), np.full(500, 0.1))),
+        (large_scale.autoregression, (rng.normal(size=(50, 2)), rng.uniform(0.0, 1.0, 50))),
     ]
 
 
@@ -340,26 +348,31 @@ def test_kernel_agrees_with_its_python_source(kernel, arguments):
 def test_beam_factors_kernel_agrees_with_its_python_source():
     beam, direction = np.random.default_rng(13).uniform(0.0, 180.0, (2, 20, 2))
     compiled, plain = np.empty(20, complex), np.empty(20, complex)
-    channel.beam_factors(beam, direction, 4, 5, compiled)
-    channel.beam_factors.py_func(beam, direction, 4, 5, plain)
+    arrays.beam_factors(beam, direction, 4, 5, compiled)
+    arrays.beam_factors.py_func(beam, direction, 4, 5, plain)
     np.testing.assert_allclose(compiled, plain, rtol=1e-12, atol=1e-15)
+
+
+def signatures():
+    kernels = slot.groups_kernel, slot.antenna_strength, arrays.beam_factors
+    return [len(kernel.signatures) for kernel in kernels]
 
 
 def test_no_kind_of_input_compiles_a_kernel_anew():
     link = Link()
     fading = direct_path(link)
-    slot_link(link, fading, 0, 1.0, *[BORESIGHT_DEG] * 4, np.ones(5, bool))
+    slot_link(link, fading, 0, 1.0, *[BORESIGHT_DEG] * 2, np.ones(5, bool))
     beam_gain(BORESIGHT_DEG, BORESIGHT_DEG, (4, 4))
-    before = len(channel.slot_kernel.signatures), len(channel.beam_factors.signatures)
+    before = signatures()
 
     frozen = BORESIGHT_DEG.astype(np.float32)
     frozen.flags.writeable = False
     strided = np.full((2, 3), 90)[:, 0]
     whole = Link(rb_bandwidth_hz=1_440_000, tx_power_w=1)
-    slot_link(whole, fading, np.int64(0), np.float32(1.0), frozen, [90, 90], strided, (90.0, 90.0), [1, 0, 1, 0, 1])
+    slot_link(whole, fading, np.int64(0), np.float32(1.0), frozen, strided, [1, 0, 1, 0, 1])
     beam_gain(frozen, strided, (4, 4))
     beam_gain(np.broadcast_to(BORESIGHT_DEG, (3, 2)), [90, 90], (4, 4))
-    assert (len(channel.slot_kernel.signatures), len(channel.beam_factors.signatures)) == before
+    assert signatures() == before
 
 
 # Fading
@@ -367,23 +380,27 @@ def test_no_kind_of_input_compiles_a_kernel_anew():
 
 def test_same_generator_gives_the_same_fading_and_another_does_not():
     elevation_deg = np.linspace(30.0, 60.0, 300)
-    one, two, other = (draw_fading(np.random.default_rng(seed), Link(), elevation_deg, 0.1) for seed in (5, 5, 6))
+    one, two, other = (
+        draw_fading(np.random.default_rng(seed), Link(), course(elevation_deg), 0.1) for seed in (5, 5, 6)
+    )
     for field in fields(Fading):
         np.testing.assert_array_equal(getattr(one, field.name), getattr(two, field.name))
     assert not np.array_equal(one.amplitude, other.amplitude)
 
 
 def test_fading_has_the_shapes_it_says():
-    fading = draw_fading(np.random.default_rng(1), Link(n_paths=6), np.full(17, 40.0), 0.1)
+    fading = draw_fading(np.random.default_rng(1), Link(n_paths=6), course(np.full(17, 40.0)), 0.1)
     shapes = [getattr(fading, field.name).shape for field in fields(Fading)]
     assert shapes == [(17,), (17,), (17, 6), (17, 6, 2), (17, 6, 2), (17, 6)]
+    fading = draw_fading(np.random.default_rng(1), Link(departure_spread_deg=0.0), course(np.full(17, 40.0)), 0.1)
+    assert fading.departure.shape == (17, 1, 2)
 
 
 @pytest.mark.parametrize("state", [True, False])
 def test_power_of_all_paths_is_the_array_gain(state):
     n = 100_000
     link = Link(scatter_correlation=0.0)  # independent slots, so that the standard error is known
-    fading = draw_fading(np.random.default_rng(20), link, np.full(n, 10.0), 0.1)
+    fading = draw_fading(np.random.default_rng(20), link, course(np.full(n, 10.0)), 0.1)
     power = (np.abs(fading.amplitude) ** 2).sum(axis=1)[fading.los == state] / (16 * 16 * 8 * 8)
     scattered = 1.0 / 11.0 if state else 1.0
     standard_error = scattered / np.sqrt(3 * len(power))  # three exponential powers of scattered / 3 each
@@ -391,7 +408,7 @@ def test_power_of_all_paths_is_the_array_gain(state):
 
 
 def test_direct_path_carries_the_k_factor_and_nothing_without_line_of_sight():
-    fading = draw_fading(np.random.default_rng(21), Link(k_factor_db=7.0), np.full(3000, 10.0), 0.1)
+    fading = draw_fading(np.random.default_rng(21), Link(k_factor_db=7.0), course(np.full(3000, 10.0)), 0.1)
     k_factor = 10**0.7
     direct = np.abs(fading.amplitude[:, 0]) ** 2 / (16 * 16 * 8 * 8)
     np.testing.assert_allclose(direct[fading.los], k_factor / (1 + k_factor), rtol=1e-12)
@@ -402,14 +419,14 @@ def test_direct_path_carries_the_k_factor_and_nothing_without_line_of_sight():
 @pytest.mark.parametrize(("elevation_deg", "probability"), [(10.0, 0.782), (35.0, 0.924), (80.0, 0.952)])
 def test_line_of_sight_has_its_stationary_probability(elevation_deg, probability):
     n, leave_nlos = 400_000, 0.05
-    los = draw_fading(np.random.default_rng(22), Link(n_paths=2), np.full(n, elevation_deg), 0.1).los
+    los = draw_fading(np.random.default_rng(22), Link(n_paths=2), course(np.full(n, elevation_deg)), 0.1).los
     kept = 1.0 - leave_nlos - leave_nlos * (1 - probability) / probability  # lag-one correlation of the chain
     standard_error = np.sqrt(probability * (1 - probability) / n * (1 + kept) / (1 - kept))
     assert abs(los.mean() - probability) < SIGMAS * standard_error
 
 
 def test_dwell_times_are_those_asked_for_and_those_that_follow():
-    los = draw_fading(np.random.default_rng(23), Link(n_paths=2), np.full(400_000, 30.0), 0.1).los
+    los = draw_fading(np.random.default_rng(23), Link(n_paths=2), course(np.full(400_000, 30.0)), 0.1).los
     changes = np.flatnonzero(los[1:] != los[:-1])
     length_s, state = np.diff(changes) * 0.1, los[changes[:-1] + 1]
     for dwell_s, lengths_s in ((2.0, length_s[~state]), (2.0 * 0.919 / 0.081, length_s[state])):
@@ -420,7 +437,7 @@ def test_dwell_times_are_those_asked_for_and_those_that_follow():
 def test_line_of_sight_follows_the_elevation():
     n = 200_000
     elevation_deg = np.where(np.arange(n) < n // 2, 10.0, 90.0)
-    los = draw_fading(np.random.default_rng(24), Link(n_paths=2), elevation_deg, 0.1).los
+    los = draw_fading(np.random.default_rng(24), Link(n_paths=2), course(elevation_deg), 0.1).los
     assert abs(los[: n // 2].mean() - 0.782) < 0.03
     assert abs(los[n // 2 :].mean() - 0.998) < 0.003
 
@@ -428,7 +445,7 @@ def test_line_of_sight_follows_the_elevation():
 @pytest.mark.parametrize("state", [True, False])
 def test_shadow_fading_has_the_sigma_of_its_state(state):
     n = 400_000
-    fading = draw_fading(np.random.default_rng(25), Link(n_paths=2), np.full(n, 10.0), 0.1)
+    fading = draw_fading(np.random.default_rng(25), Link(n_paths=2), course(np.full(n, 10.0)), 0.1)
     scaled = fading.shadow_db[fading.los == state] / (1.9 if state else 10.7)
     rho = np.exp(-0.1 / 5.0)
     share = len(scaled) / n
@@ -448,7 +465,7 @@ def correlation_error(rho, lag, n):
 @pytest.mark.parametrize("slot_s", [0.1, 0.01])
 def test_shadow_fading_is_correlated_over_its_dwell_time(slot_s):
     n, lag = 400_000, round(5.0 / slot_s)
-    fading = draw_fading(np.random.default_rng(26), Link(n_paths=2), np.full(n, 30.0), slot_s)
+    fading = draw_fading(np.random.default_rng(26), Link(n_paths=2), course(np.full(n, 30.0)), slot_s)
     scaled = fading.shadow_db / np.where(fading.los, 1.9, 11.2)
     error = correlation_error(np.exp(-slot_s / 5.0), lag, n)
     assert abs(correlation(scaled, lag) - np.exp(-1.0)) < SIGMAS * error
@@ -457,7 +474,7 @@ def test_shadow_fading_is_correlated_over_its_dwell_time(slot_s):
 @pytest.mark.parametrize("slot_s", [0.1, 0.02])
 def test_scattered_amplitudes_keep_their_correlation_per_time_not_per_slot(slot_s):
     n, lag = 200_000, round(0.1 / slot_s)
-    fading = draw_fading(np.random.default_rng(27), Link(), np.full(n, 90.0), slot_s)
+    fading = draw_fading(np.random.default_rng(27), Link(), course(np.full(n, 90.0)), slot_s)
     scaled = fading.amplitude[:, 1] / np.where(fading.los, np.sqrt(1 / 11), 1.0)
     error = correlation_error(0.95 ** (slot_s / 0.1), lag, n)
     assert abs(correlation(scaled, lag) - 0.95) < SIGMAS * error
@@ -465,9 +482,9 @@ def test_scattered_amplitudes_keep_their_correlation_per_time_not_per_slot(slot_
 
 def test_angles_are_laplacian_and_delays_exponential():
     n_blocks = 20_000
-    fading = draw_fading(np.random.default_rng(28), Link(redraw_s=0.1), np.full(n_blocks, 50.0), 0.1)
-    for offset_deg, spread_deg in ((fading.rx_offset_deg, 5.0), (fading.tx_offset_deg, 0.01)):
-        drawn = offset_deg[:, 1:].ravel() / spread_deg
+    fading = draw_fading(np.random.default_rng(28), Link(redraw_s=0.1), course(np.full(n_blocks, 50.0)), 0.1)
+    for cosines, spread_deg in ((fading.arrival, 5.0), (fading.departure, 0.01)):
+        drawn = (angles_deg(cosines[:, 1:]) - BORESIGHT_DEG).ravel() / spread_deg
         assert abs(drawn.mean()) < SIGMAS / np.sqrt(drawn.size)
         assert abs((drawn**2).mean() - 1.0) < SIGMAS * np.sqrt(5.0 / drawn.size)  # kurtosis of a Laplace law: 6
         assert abs(np.abs(drawn).mean() - np.sqrt(0.5)) < SIGMAS * np.sqrt(0.5 / drawn.size)
@@ -477,9 +494,9 @@ def test_angles_are_laplacian_and_delays_exponential():
 
 
 def test_scatterers_stay_for_two_seconds_and_the_direct_path_has_no_offset():
-    fading = draw_fading(np.random.default_rng(29), Link(), np.full(100, 50.0), 0.1)
-    for array in (fading.rx_offset_deg, fading.tx_offset_deg, fading.delay_s):
-        assert np.all(array[:, 0] == 0.0)
+    fading = draw_fading(np.random.default_rng(29), Link(), course(np.full(100, 50.0)), 0.1)
+    np.testing.assert_array_equal(fading.delay_s[:, 0], 0.0)
+    for array in (fading.arrival, fading.departure, fading.delay_s):
         changed = np.flatnonzero(np.any(np.diff(array.reshape(100, -1), axis=0) != 0.0, axis=1)) + 1
         np.testing.assert_array_equal(changed, [20, 40, 60, 80])
 
@@ -533,20 +550,17 @@ def test_nominal_link_is_the_channel_without_chance(atmosphere):
     elevation_deg, range_m = np.linspace(8.0, 90.0, n), np.linspace(1900e3, 550e3, n)
     tx_direction, rx_direction = rng.uniform(60.0, 120.0, (2, n, 2))
     tx_beam, rx_beam = tx_direction + rng.normal(0.0, 2.0, (9, n, 2)), rx_direction + rng.normal(0.0, 2.0, (n, 2))
-    pointing = SimpleNamespace(
-        elevation_deg=elevation_deg, slant_range_m=range_m, tx_beam_deg=tx_direction, rx_beam_deg=rx_direction
-    )
-    snr = nominal.group_snr(pointing, tx_beam, rx_beam)
+    seen = Pointing(elevation_deg, range_m, tx_direction, rx_direction, np.zeros(n))
+    snr = nominal.group_snr(seen, tx_beam, rx_beam)
     assert snr.shape == (9, n)
 
-    fading = direct_path(link)
+    fading = direct_path(link, tx_direction, rx_direction)
     p_los = los_probability(elevation_deg, link.tables)
     for i in range(n):
         clear, blocked = (path_gain(link, range_m[i], elevation_deg[i], los, 0.0) for los in (True, False))
         gain = p_los[i] * clear + (1.0 - p_los[i]) * blocked
         for j in range(9):
-            angles = tx_beam[j, i], rx_beam[i], tx_direction[i], rx_direction[i]
-            expected, rate, _ = slot_link(link, fading, 0, gain, *angles, np.ones(5, bool))
+            expected, rate, _ = slot_link(link, fading, i, gain, tx_beam[j, i], rx_beam[i], np.ones(5, bool))
             np.testing.assert_allclose(snr[j, i], expected, rtol=1e-9)
             np.testing.assert_allclose(nominal.group_rate_bps(snr[j, i]), rate, rtol=1e-9)
 
@@ -648,12 +662,8 @@ def test_levels_of_a_circular_pass_are_those_of_the_spec(circular_pass, point_tx
     link = Link(tx_antennas=(n_t, n_t), rx_antennas=(n_r, n_r))
     gain = path_gain(link, circular_pass.slant_range_m, circular_pass.elevation_deg, True, 0.0)
     tx_beam, rx_beam = point_tx(circular_pass.tx_beam_deg, (n_t, n_t)), point_rx(circular_pass.rx_beam_deg, (n_r, n_r))
-    fading = direct_path(link)
-    snr, rate_bps = np.empty(len(gain)), np.empty(len(gain))
-    for slot in range(len(gain)):
-        angles = tx_beam[slot], rx_beam[slot], circular_pass.tx_beam_deg[slot], circular_pass.rx_beam_deg[slot]
-        group_snr, group_rate_bps, _ = slot_link(link, fading, 0, gain[slot], *angles, np.zeros(5, bool))
-        snr[slot], rate_bps[slot] = group_snr[0], group_rate_bps[0]
+    fading = direct_path(link, circular_pass.tx_beam_deg, circular_pass.rx_beam_deg)
+    snr, rate_bps = (each[:, 0] for each in group_rates(link, fading, gain, tx_beam, rx_beam))
     rounding = 0.07  # the table has one decimal, and its pass may begin a slot earlier
     assert 10 * np.log10(snr.mean()) == pytest.approx(snr_db, abs=rounding)
     assert rate_bps.mean() * 0.1 / 1e6 == pytest.approx(mbit, abs=rounding)
@@ -665,7 +675,7 @@ def test_every_test_named_in_the_physics_page_exists():
     named = set(re.findall(r"`(test_\w+)`", page))
     there = {
         name
-        for file in (root / "tests").glob("test_*.py")
+        for file in (root / "tests").glob("**/test_*.py")
         for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)
     }
     assert named

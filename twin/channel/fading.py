@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from twin.channel.arrays import direction_cosines
-from twin.channel.large_scale import LargeScale, autoregression, draw_los, draw_shadow, draw_spreads
+from twin.channel.large_scale import autoregression, draw_los, draw_shadow
 from twin.channel.link import Link
 from twin.geometry import Pointing
 from twin.units import from_db

@@ -22,7 +22,7 @@ from twin.channel.losses import (
 )
 from twin.channel.mcs import McsTable, mcs_table
 from twin.channel.rain import Rain, rain_loss_db
-from twin.channel.tables import ENVIRONMENTS, REFERENCE_ELEVATION_DEG, Environment, environment
+from twin.channel.tables import REFERENCE_ELEVATION_DEG, Environment, environment
 from twin.errors import ScenarioError
 from twin.units import BOLTZMANN_J_K, MEGA, SPEED_OF_LIGHT_M_S, from_db
 
@@ -81,7 +81,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             Meta(
                 ge=-200,
                 le=200,
-                description="EIRP at the beam's peak per MHz, dBW/MHz; with g_over_t_db_k in place of power, gains and noise",
+                description="EIRP at the beam's peak, dBW/MHz; with g_over_t_db_k in place of power, gains and noise",
             ),
         ]
         | None
@@ -180,9 +180,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     )
     rate: Annotated[
         Literal["shannon", "mcs"],
-        Meta(
-            description="`shannon`: log2(1 + SNR); `mcs`: the best scheme of TS 38.214 table 5.1.3.1-1 within bler_target"
-        ),
+        Meta(description="`shannon`: log2(1 + SNR); `mcs`: the best of TS 38.214 table 5.1.3.1-1 within bler_target"),
     ] = "shannon"
     bler_target: Annotated[float, Meta(ge=1e-6, le=0.5, description="block error rate a scheme may have (`mcs`)")] = 0.1
     mcs_gap_db: Annotated[
@@ -347,7 +345,7 @@ class NominalLink:
     rain_elevation_deg, rain_loss_db                               (86,) deg, dB
     table_elevation_deg                                            (9,)  deg, of the three tables
     scintillation_loss_db, los_probability, clutter_loss_db        (9,)  dB, 0 to 1, dB
-    mcs_snr, mcs_efficiency                                        (k,)  linear, bit/s/Hz: schemes; k = 0 is Shannon's rate
+    mcs_snr, mcs_efficiency                                        (k,)  linear, bit/s/Hz; none: Shannon's rate
     """
 
     carrier_hz: np.ndarray

@@ -49,16 +49,25 @@ def slot_link(
     snr, rate_bps, strength = np.zeros((1, n_groups)), np.zeros((1, n_groups)), np.zeros(n_rx)
     rows = slice(row, row + 1)
     one = _paths(fading, rows)
-    scale = np.array([link.snr_per_gain * gain])
+    scale = np.array([float(link.snr_per_gain * gain)])
     beams = _beams(tx_beam_deg, 1), _beams(rx_beam_deg, 1)
     work = _work(link, fading)
-    groups_kernel(0, 1, 1, *_settings(link), *_schemes(link), *beams, *one, scale, work, snr, rate_bps)
+    arguments = 0, 1, 1, *_settings(link), *_schemes(link), *beams, *one, scale, work, snr, rate_bps
+    groups_kernel(*arguments)
     used = np.array(used_group, dtype=np.bool_)
     if used.any():
         room = np.empty((2, fading.amplitude.shape[1] * n_rx)), np.empty((2, n_rx))
-        antenna_strength(
-            *_settings(link), beams[0][0], *(array[0] for array in one), used, work, *room[0], *room[1], strength
+        arguments = (
+            *_settings(link),
+            beams[0][0],
+            *(array[0] for array in one),
+            used,
+            work,
+            *room[0],
+            *room[1],
+            strength,
         )
+        antenna_strength(*arguments)
     return snr[0], rate_bps[0], strength
 
 
@@ -394,7 +403,8 @@ def summed_efficiency(at, n, scheme_snr, scheme_efficiency, work):
 @fused
 def antenna_strength(
     n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
-    tx_beam_deg, amplitude, departure, arrival, delay_s, used_group, work, wave_re, wave_im, total_re, total_im, strength,
+    tx_beam_deg, amplitude, departure, arrival, delay_s, used_group, work,
+    wave_re, wave_im, total_re, total_im, strength,
 ):  # fmt: skip
     """Kernel: Gamma of eq. (21), the mean of |H w_t| over the used blocks, antenna by antenna, of one row.
 
