@@ -5,7 +5,8 @@ amplitude, a delay and two directions. Slots, samples within a slot, links and w
 kernels of twin/channel/slot.py see nothing else.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +54,10 @@ class Fading:
     departure: np.ndarray
     delay_s: np.ndarray
 
+    def __getitem__(self, rows: slice | np.ndarray) -> "Fading":
+        """Some of the rows."""
+        return Fading(*(getattr(self, field.name)[rows] for field in fields(self)))
+
 
 def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: float, samples: int = 1) -> Fading:
     """Draw the fading of one pass.
@@ -82,6 +87,35 @@ def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: 
         paths.arrival,
         paths.departure,
         paths.delay_s,
+    )
+
+
+def stacked(fadings: Sequence[Fading]) -> Fading:
+    """Many links, or worlds, in one: their rows one after the other.
+
+    Row i of fading k becomes row i + (rows of those before). Where numbers of paths differ, paths without amplitude are
+    added. Raises ValueError for none.
+    """
+    if not fadings:
+        raise ValueError("fadings must hold at least one, got none")
+    n_paths = max(fading.amplitude.shape[1] for fading in fadings)
+    common = all(fading.departure.shape[1] == 1 for fading in fadings)
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, ((0, 0), (0, n_paths - array.shape[1]), *[(0, 0)] * (array.ndim - 2)))
+
+    def departures(array: np.ndarray) -> np.ndarray:
+        if common or array.shape[1] > 1:
+            return array if common else padded(array)
+        return np.repeat(array, n_paths, axis=1)
+
+    return Fading(
+        np.concatenate([fading.los for fading in fadings]),
+        np.concatenate([fading.shadow_db for fading in fadings]),
+        np.concatenate([padded(fading.amplitude) for fading in fadings]),
+        np.concatenate([padded(fading.arrival) for fading in fadings]),
+        np.concatenate([departures(fading.departure) for fading in fadings]),
+        np.concatenate([padded(fading.delay_s) for fading in fadings]),
     )
 
 

@@ -19,6 +19,7 @@ from twin.channel.turns import sincos_half_turns
 from twin.parallel import spread
 from twin.simd import wide_vectors
 
+LOG2_E = 1.0 / np.log(2.0)
 TILE = 16  # resource blocks taken at a time
 ROWS_AT_A_TIME = 64  # handed to a thread
 
@@ -47,26 +48,16 @@ def slot_link(
     """
     n_groups, n_rx = link.n_groups, link.rx_antennas[0] * link.rx_antennas[1]
     snr, rate_bps, strength = np.zeros((1, n_groups)), np.zeros((1, n_groups)), np.zeros(n_rx)
-    rows = slice(row, row + 1)
-    one = _paths(fading, rows)
-    scale = np.array([float(link.snr_per_gain * gain)])
+    settings, one, work = settings_of(link), paths_of(fading, slice(row, row + 1)), room(link, fading)
     beams = _beams(tx_beam_deg, 1), _beams(rx_beam_deg, 1)
-    work = _work(link, fading)
-    arguments = 0, 1, 1, *_settings(link), *_schemes(link), *beams, *one, scale, work, snr, rate_bps
+    scale = np.array([float(link.snr_per_gain * gain)])
+    arguments = 0, 1, 1, *settings, *_schemes(link), *beams, *one, scale, work, snr, rate_bps
     groups_kernel(*arguments)
     used = np.array(used_group, dtype=np.bool_)
     if used.any():
-        room = np.empty((2, fading.amplitude.shape[1] * n_rx)), np.empty((2, n_rx))
-        arguments = (
-            *_settings(link),
-            beams[0][0],
-            *(array[0] for array in one),
-            used,
-            work,
-            *room[0],
-            *room[1],
-            strength,
-        )
+        waves, totals = np.empty((2, fading.amplitude.shape[1] * n_rx)), np.empty((2, n_rx))
+        paths = (array[0] for array in one)
+        arguments = *settings, beams[0][0], *paths, used, work, *waves, *totals, strength
         antenna_strength(*arguments)
     return snr[0], rate_bps[0], strength
 
@@ -153,16 +144,16 @@ def group_rates(
 
 def _spread_rows(link, fading, kernel, tx_beam_deg, rx_beam_deg, given, filled, threads, samples=1, schemes=()):
     n_rows = len(fading.los)
-    settings, beams = _settings(link), (_beams(tx_beam_deg, n_rows), _beams(rx_beam_deg, n_rows))
-    paths = _paths(fading, slice(None))
+    settings, beams = settings_of(link), (_beams(tx_beam_deg, n_rows), _beams(rx_beam_deg, n_rows))
+    paths = paths_of(fading, slice(None))
 
     def some(first: int, last: int) -> None:
-        kernel(first, last, samples, *settings, *schemes, *beams, *paths, *given, _work(link, fading), *filled)
+        kernel(first, last, samples, *settings, *schemes, *beams, *paths, *given, room(link, fading), *filled)
 
     spread(some, n_rows // samples, threads, step=max(1, ROWS_AT_A_TIME // samples))
 
 
-def _settings(link: Link) -> tuple[int, int, float, int, int, int, int, float, float]:
+def settings_of(link: Link) -> tuple[int, int, float, int, int, int, int, float, float]:
     """What the kernels ask of a link; floats are floats, for an integer would be compiled anew in mid-run."""
     return (
         link.n_rb,
@@ -179,15 +170,13 @@ def _schemes(link: Link) -> tuple[float, np.ndarray, np.ndarray]:
     return float(link.rb_bandwidth_hz), link.mcs.snr, link.mcs.efficiency
 
 
-def _paths(fading: Fading, rows: slice) -> tuple[np.ndarray, ...]:
+def paths_of(fading: Fading, rows: slice) -> tuple[np.ndarray, ...]:
     return fading.amplitude[rows], fading.departure[rows], fading.arrival[rows], fading.delay_s[rows]
 
 
-def _work(link: Link, fading: Fading) -> np.ndarray:
+def room(link: Link, fading: Fading) -> np.ndarray:
     """Room for a kernel: what it holds of each path, and two numbers for each block."""
-    tiles = -(-link.n_rb // TILE)
-    n_paths = fading.amplitude.shape[1]
-    return np.empty(6 * n_paths + 2 * TILE + 2 * tiles * TILE)
+    return np.empty(6 * fading.amplitude.shape[1] + 2 * TILE + 2 * TILE * -(-link.n_rb // TILE))
 
 
 def _beams(beam_deg: ArrayLike, n_rows: int) -> np.ndarray:
@@ -300,12 +289,15 @@ def block_sums(n_paths, n_rb, work):
 
 @fused
 def row_sums(
-    row, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+    row, beam, n_rb, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
     tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
 ):  # fmt: skip
-    """Kernel: block_sums of one row; returns where in work the real and the imaginary parts begin."""
+    """Kernel: block_sums of one row with these beams; returns where in work real and imaginary parts begin.
+
+    beam  which of tx_beam_deg and rx_beam_deg (., 2); the last where there are fewer
+    """
     n_paths = amplitude.shape[1]
-    tx, rx = min(row, tx_beam_deg.shape[0] - 1), min(row, rx_beam_deg.shape[0] - 1)
+    tx, rx = min(beam, tx_beam_deg.shape[0] - 1), min(beam, rx_beam_deg.shape[0] - 1)
     path_factors(
         n_paths, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
         tx_beam_deg[tx, 0], tx_beam_deg[tx, 1], rx_beam_deg[rx, 0], rx_beam_deg[rx, 1],
@@ -324,7 +316,7 @@ def response_kernel(
     """Kernel of `block_response`: rows first to last into out (n, n_rb, 2), real and imaginary."""
     for row in range(first, last):
         at_re, at_im = row_sums(
-            row, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+            row, row, n_rb, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
             tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
         )  # fmt: skip
         for m in range(n_rb):
@@ -340,7 +332,7 @@ def snr_kernel(
     wide_vectors()
     for row in range(first, last):
         at_re, at_im = row_sums(
-            row, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+            row, row, n_rb, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
             tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
         )  # fmt: skip
         for m in range(n_rb):
@@ -365,7 +357,7 @@ def groups_kernel(
             snr[slot, g] = rate_bps[slot, g] = 0.0
         for row in range(slot * samples, (slot + 1) * samples):
             at_re, at_im = row_sums(
-                row, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+                row, row, n_rb, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
                 tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
             )  # fmt: skip
             for m in range(n_rb):
@@ -393,11 +385,11 @@ def summed_efficiency(at, n, scheme_snr, scheme_efficiency, work):
             total += scheme_efficiency[reached - 1] if reached else 0.0
         return total
     for low in range(0, n, 8):  # a sum of logarithms is the logarithm of a product: one in eight is taken
-        product = 1.0
+        beyond = 0.0  # the product less 1, so that small ratios keep their digits
         for m in range(low, min(low + 8, n)):
-            product *= 1.0 + work[at + m]
-        total += np.log2(product)
-    return total
+            beyond += work[at + m] * (1.0 + beyond)
+        total += np.log1p(beyond)
+    return total * LOG2_E
 
 
 @fused

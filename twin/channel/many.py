@@ -1,0 +1,140 @@
+"""Many links at once on the same resource blocks: who hears whom, and what is left of the signal.
+
+Beams belong to satellites and transmit on the blocks they use; a terminal listens to one of them and hears all others
+on the same blocks. All paths from a satellite to a terminal leave in one direction (TR 38.811 6.7.2, note 8), so a
+beam enters by one number, its gain towards the terminal, and the rest of the link is computed once for all beams of a
+satellite. Nothing of the size terminals x beams x blocks is ever held.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from twin.channel.arrays import aperture_factor, direction_cosine_pair
+from twin.channel.fading import Fading
+from twin.channel.link import Link
+from twin.channel.slot import fused, panel_magnitude, paths_of, room, row_sums, settings_of
+from twin.parallel import spread
+
+TERMINALS_AT_A_TIME = 16  # handed to a thread
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What every terminal hears on every resource block, in units of its noise; all (n_terminals, n_rb).
+
+    signal        of the beam it listens to: its SNR; 0 where that beam does not transmit
+    interference  of all other beams on the block
+    """
+
+    signal: np.ndarray
+    interference: np.ndarray
+
+    @property
+    def sinr(self) -> np.ndarray:
+        """Signal over noise and interference, linear, (n_terminals, n_rb)."""
+        return self.signal / (1.0 + self.interference)
+
+
+def hear(
+    link: Link,
+    fading: Fading,
+    gain: ArrayLike,
+    *,
+    beam_deg: ArrayLike,
+    satellite: ArrayLike,
+    used: ArrayLike,
+    serving: ArrayLike,
+    rx_beam_deg: ArrayLike,
+    power: ArrayLike = 1.0,
+    threads: int | None = None,
+) -> Heard:
+    """Signal and interference of terminals under many beams of many satellites.
+
+    fading       row u * n_satellites + s: the link from satellite s to terminal u; departures of one direction
+    gain         (n_terminals, n_satellites)  linear, of `path_gain`; 0 for a satellite that is not in sight
+    beam_deg     (n_beams, 2)      deg        theta, phi of each beam in its satellite's frame
+    satellite    (n_beams,)                   which satellite each beam belongs to
+    used         (n_beams, n_rb)   bool       the blocks it transmits on
+    serving      (n_terminals,)               the beam each terminal listens to; -1 for none
+    rx_beam_deg  (n_terminals, 2)  deg        the terminals' own beams
+    power        () or (n_beams,)             of each beam over that of the link's settings
+
+    Returns Heard. Time grows with terminals x satellites in sight x (paths + beams of it) x blocks; memory with the
+    arrays given and returned. Raises ValueError for shapes that do not fit, a satellite or a beam that is not there,
+    and departures that differ from path to path.
+    Checked by tests/channel/test_many.py against the full matrices.
+    """
+    gain = np.array(gain, dtype=float, order="C")
+    if gain.ndim != 2 or gain.size != len(fading.los):
+        raise ValueError(
+            f"gain must be (n_terminals, n_satellites), {len(fading.los)} in all, one for a row, got {gain.shape}"
+        )
+    if fading.departure.shape[1] != 1:
+        raise ValueError("fading must have one departure for all paths: set link.departure_spread_deg = 0")
+    n_terminals, n_satellites = gain.shape
+    beams = np.array(beam_deg, dtype=float, order="C").reshape(-1, 2)
+    shapes = {
+        "satellite": (satellite := np.array(satellite, dtype=np.int64), (len(beams),)),
+        "used": (used := np.array(used, dtype=bool, order="C"), (len(beams), link.n_rb)),
+        "serving": (serving := np.array(serving, dtype=np.int64), (n_terminals,)),
+        "rx_beam_deg": (rx_beams := np.array(rx_beam_deg, dtype=float, order="C"), (n_terminals, 2)),
+        "power": (powers := np.array(np.broadcast_to(np.asarray(power, dtype=float), len(beams))), (len(beams),)),
+    }
+    for name, (array, shape) in shapes.items():
+        if array.shape != shape:
+            raise ValueError(f"{name} must be of shape {shape}, got {array.shape}")
+    if ((satellite < 0) | (satellite >= n_satellites)).any():
+        raise ValueError(f"satellite must be 0 to {n_satellites - 1}, got {satellite.min()} to {satellite.max()}")
+    if ((serving < -1) | (serving >= len(beams))).any():
+        raise ValueError(f"serving must be -1 (none) to {len(beams) - 1}, got {serving.min()} to {serving.max()}")
+    order = np.argsort(satellite, kind="stable")  # beams of one satellite side by side
+    first_beam = np.searchsorted(satellite[order], np.arange(n_satellites + 1))
+    scale = gain * link.snr_per_gain
+    signal, interference = np.zeros((2, n_terminals, link.n_rb))
+    settings, paths = settings_of(link), paths_of(fading, slice(None))
+    listened = np.where(serving < 0, -1, np.argsort(order)[serving])
+    given = beams[order], powers[order], used[order], first_beam, listened, rx_beams, scale
+
+    def some(first: int, last: int) -> None:
+        arguments = first, last, *settings, *given, *paths, room(link, fading), signal, interference
+        heard_kernel(*arguments)
+
+    spread(some, n_terminals, threads, step=TERMINALS_AT_A_TIME)
+    return Heard(signal, interference)
+
+
+@fused
+def heard_kernel(
+    first, last, n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
+    beam_deg, power, used, first_beam, listened, rx_beam_deg, scale,
+    amplitude, departure, arrival, delay_s, work, signal, interference,
+):  # fmt: skip
+    """Kernel of `hear`: terminals first to last; beams sorted by satellite, first_beam (n_satellites + 1,)."""
+    n_satellites = scale.shape[1]
+    for u in range(first, last):
+        for s in range(n_satellites):
+            if scale[u, s] == 0.0:
+                continue
+            row = u * n_satellites + s
+            at_re, at_im = row_sums(  # as through a satellite antenna that radiates alike in all directions
+                row, u, n_rb, rb_step_hz, 1, 1, n_rx_x, n_rx_y, 0.0, rx_ka,
+                beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
+            )  # fmt: skip
+            for m in range(n_rb):
+                real, imag = work[at_re + m], work[at_im + m]
+                work[at_re + m] = scale[u, s] * (real * real + imag * imag)
+            psi_x, psi_y = departure[row, 0, 0], departure[row, 0, 1]
+            for b in range(first_beam[s], first_beam[s + 1]):
+                beam_x, beam_y = direction_cosine_pair(beam_deg[b, 0], beam_deg[b, 1])
+                factor, _ = panel_magnitude(n_tx_x, n_tx_y, psi_x - beam_x, psi_y - beam_y)
+                if tx_ka > 0.0:
+                    factor *= aperture_factor(tx_ka, beam_x, beam_y, psi_x, psi_y)
+                towards = power[b] * factor * factor
+                for m in range(n_rb):
+                    if used[b, m]:
+                        if b == listened[u]:
+                            signal[u, m] += towards * work[at_re + m]
+                        else:
+                            interference[u, m] += towards * work[at_re + m]
