@@ -1,0 +1,103 @@
+"""Interference, against the full matrices of every beam and terminal."""
+
+import numpy as np
+import plain
+import pytest
+
+from twin.channel import Link, arrays, many
+from twin.channel.many import hear
+
+LINK = Link(tx_antennas=(4, 3), rx_antennas=(2, 5), n_rb=12, n_groups=3)
+N_TERMINALS, N_SATELLITES, N_BEAMS = 5, 3, 7
+
+
+def case(seed=0, link=LINK):
+    rng = np.random.default_rng(seed)
+    fading = plain.random_fading(rng, N_TERMINALS * N_SATELLITES, 4, common=True)
+    gain = rng.uniform(0.5, 2.0, (N_TERMINALS, N_SATELLITES)) * 1e-14
+    gain[1, 2] = gain[3] = 0.0  # out of sight
+    given = {
+        "beam_deg": rng.uniform(40.0, 140.0, (N_BEAMS, 2)),
+        "satellite": rng.integers(0, N_SATELLITES, N_BEAMS),
+        "used": rng.random((N_BEAMS, link.n_rb)) < 0.6,
+        "serving": np.array([0, 3, -1, 6, 2]),
+        "rx_beam_deg": rng.uniform(40.0, 140.0, (N_TERMINALS, 2)),
+        "power": rng.uniform(0.5, 2.0, N_BEAMS),
+    }
+    return fading, gain, given
+
+
+def test_signal_and_interference_are_those_of_the_full_matrices():
+    fading, gain, given = case()
+    heard = hear(LINK, fading, gain, **given)
+    signal, interference = np.zeros((2, N_TERMINALS, LINK.n_rb))
+    for u in range(N_TERMINALS):
+        for b in range(N_BEAMS):
+            s = given["satellite"][b]
+            response = plain.response(LINK, fading, u * N_SATELLITES + s, given["beam_deg"][b], given["rx_beam_deg"][u])
+            power = LINK.snr_per_gain * gain[u, s] * given["power"][b] * np.abs(response) ** 2 * given["used"][b]
+            (signal if given["serving"][u] == b else interference)[u] += power
+    np.testing.assert_allclose(heard.signal, signal, rtol=1e-9)
+    np.testing.assert_allclose(heard.interference, interference, rtol=1e-9)
+    np.testing.assert_allclose(heard.sinr, signal / (1.0 + interference), rtol=1e-9)
+    assert not heard.signal[2].any()
+    assert heard.interference[2].any()
+    assert not heard.interference[3].any()
+
+
+def test_without_other_beams_the_ratio_is_the_snr_of_the_link():
+    from twin.channel.slot import block_snr
+
+    fading, gain, given = case(1)
+    alone = given | {"used": np.ones((N_BEAMS, LINK.n_rb)), "power": 1.0, "satellite": np.zeros(N_BEAMS, int)}
+    for b in range(N_BEAMS):
+        silent = np.zeros((N_BEAMS, LINK.n_rb), bool)
+        silent[b] = True
+        heard = hear(LINK, fading, gain, **alone | {"used": silent, "serving": np.full(N_TERMINALS, b)})
+        rows = np.arange(N_TERMINALS) * N_SATELLITES
+        beam_deg = np.tile(given["beam_deg"][b], (N_TERMINALS, 1))
+        expected = block_snr(LINK, fading[rows], gain[:, 0], beam_deg, given["rx_beam_deg"])
+        np.testing.assert_allclose(heard.sinr, expected, rtol=1e-9)
+
+
+def test_threads_change_nothing():
+    fading, gain, given = case(2)
+    one, three = (hear(LINK, fading, gain, **given, threads=threads) for threads in (1, 3))
+    np.testing.assert_array_equal(one.signal, three.signal)
+    np.testing.assert_array_equal(one.interference, three.interference)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"satellite": np.zeros(3, int)}, r"satellite must be of shape \(7,\), got \(3,\)"),
+        ({"satellite": np.full(7, 3)}, "satellite must be 0 to 2, got 3 to 3"),
+        ({"serving": np.full(5, 7)}, r"serving must be -1 \(none\) to 6, got 7 to 7"),
+        ({"used": np.ones((7, 3))}, r"used must be of shape \(7, 12\), got \(7, 3\)"),
+        ({"rx_beam_deg": np.ones(2)}, r"rx_beam_deg must be of shape \(5, 2\), got \(2,\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, words):
+    fading, gain, given = case()
+    with pytest.raises(ValueError, match=words):
+        hear(LINK, fading, gain, **given | change)
+
+
+def test_departures_of_several_directions_are_refused():
+    fading = plain.random_fading(np.random.default_rng(0), N_TERMINALS * N_SATELLITES, 4)
+    _, gain, given = case()
+    with pytest.raises(ValueError, match=r"one departure for all paths: set link.departure_spread_deg = 0"):
+        hear(LINK, fading, gain, **given)
+    with pytest.raises(ValueError, match=r"gain must be \(n_terminals, n_satellites\), 15 in all"):
+        hear(LINK, fading, gain[:4], **given)
+
+
+def test_kernel_agrees_with_its_python_source(monkeypatch):
+    fading, gain, given = case(3)
+    expected = hear(LINK, fading, gain, **given, threads=1)
+    monkeypatch.setattr(many, "heard_kernel", many.heard_kernel.py_func)
+    monkeypatch.setattr(many, "panel_magnitude", many.panel_magnitude.py_func)
+    monkeypatch.setattr(many, "direction_cosine_pair", arrays.direction_cosine_pair.py_func)
+    ours = hear(LINK, fading, gain, **given, threads=1)
+    np.testing.assert_allclose(ours.signal, expected.signal, rtol=1e-9)
+    np.testing.assert_allclose(ours.interference, expected.interference, rtol=1e-9)
