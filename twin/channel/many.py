@@ -112,19 +112,19 @@ def heard_kernel(
     amplitude, departure, arrival, delay_s, work, signal, interference,
 ):  # fmt: skip
     """Kernel of `hear`: terminals first to last; beams sorted by satellite, first_beam (n_satellites + 1,)."""
-    n_satellites = scale.shape[1]
+    n_satellites, total_re, total_im = scale.shape[1], work[2], work[3]
     for u in range(first, last):
         for s in range(n_satellites):
             if scale[u, s] == 0.0:
                 continue
             row = u * n_satellites + s
-            at_re, at_im = row_sums(  # as through a satellite antenna that radiates alike in all directions
+            row_sums(  # as through a satellite antenna that radiates alike in all directions
                 row, u, n_rb, rb_step_hz, 1, 1, n_rx_x, n_rx_y, 0.0, rx_ka,
                 beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
             )  # fmt: skip
             for m in range(n_rb):
-                real, imag = work[at_re + m], work[at_im + m]
-                work[at_re + m] = scale[u, s] * (real * real + imag * imag)
+                real, imag = total_re[m], total_im[m]
+                total_re[m] = scale[u, s] * (real * real + imag * imag)
             psi_x, psi_y = departure[row, 0, 0], departure[row, 0, 1]
             for b in range(first_beam[s], first_beam[s + 1]):
                 beam_x, beam_y = direction_cosine_pair(beam_deg[b, 0], beam_deg[b, 1])
@@ -135,6 +135,6 @@ def heard_kernel(
                 for m in range(n_rb):
                     if used[b, m]:
                         if b == listened[u]:
-                            signal[u, m] += towards * work[at_re + m]
+                            signal[u, m] += towards * total_re[m]
                         else:
-                            interference[u, m] += towards * work[at_re + m]
+                            interference[u, m] += towards * total_re[m]

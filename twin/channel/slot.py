@@ -1,9 +1,8 @@
 """SNR and rate of a link from its paths and beams, never building the matrix.
 
 The channel of a resource block is a sum of paths, H = sum_l alpha_l exp(-j 2 pi f tau_l) a_r a_t^H, and the beams
-have the form of its steering vectors, so w_r^H H w_t is a sum of L closed forms. Phases over the blocks are powers of
-one turn per path, z s^m; with m = 16 a + b that is z s^(16 a) times s^b, so a path costs some 20 complex products and
-then one multiply-add per block.
+have the form of its steering vectors, so w_r^H H w_t is a sum of L closed forms: per path a few numbers, and then one
+multiply-add per block with a table of its phases, which is kept while the path's delay stays.
 
 Rows of a Fading are times of a pass, samples within a slot, or links of a batch: the kernels do not mind.
 """
@@ -15,12 +14,11 @@ from numpy.typing import ArrayLike
 from twin.channel.arrays import aperture_factor, direction_cosine_pair
 from twin.channel.fading import Fading
 from twin.channel.link import Link
-from twin.channel.turns import sincos_half_turns
+from twin.channel.turns import cos_half_turns, sin_half_turns, sincos_half_turns
 from twin.parallel import spread
 from twin.simd import wide_vectors
 
 LOG2_E = 1.0 / np.log(2.0)
-TILE = 16  # resource blocks taken at a time
 ROWS_AT_A_TIME = 64  # handed to a thread
 
 fused = njit(cache=True, nogil=True, fastmath={"contract"})
@@ -57,7 +55,7 @@ def slot_link(
     if used.any():
         waves, totals = np.empty((2, fading.amplitude.shape[1] * n_rx)), np.empty((2, n_rx))
         paths = (array[0] for array in one)
-        arguments = *settings, beams[0][0], *paths, used, work, *waves, *totals, strength
+        arguments = *settings, beams[0][0], *paths, used, work[0], *waves, *totals, strength
         antenna_strength(*arguments)
     return snr[0], rate_bps[0], strength
 
@@ -174,9 +172,17 @@ def paths_of(fading: Fading, rows: slice) -> tuple[np.ndarray, ...]:
     return fading.amplitude[rows], fading.departure[rows], fading.arrival[rows], fading.delay_s[rows]
 
 
-def room(link: Link, fading: Fading) -> np.ndarray:
-    """Room for a kernel: what it holds of each path, and two numbers for each block."""
-    return np.empty(6 * fading.amplitude.shape[1] + 2 * TILE + 2 * TILE * -(-link.n_rb // TILE))
+def room(link: Link, fading: Fading) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Room for a kernel; arrays apart, so that LLVM sees that the sums do not overlap what is summed.
+
+    of_paths  (4 n_paths,)       real parts of the paths' amplitudes through both beams, imaginary parts; half turns of
+                                 their phases from block to block; half turns for which the tables hold
+    tables    (2 n_rb n_paths,)  of each path cosine and sine in every block
+    total     (n_rb,) twice      sums over paths in every block, real and imaginary
+    """
+    n_paths = fading.amplitude.shape[1]
+    nothing = np.full(4 * n_paths, np.nan)
+    return nothing, np.empty(2 * link.n_rb * n_paths), np.empty(link.n_rb), np.empty(link.n_rb)
 
 
 def _beams(beam_deg: ArrayLike, n_rows: int) -> np.ndarray:
@@ -205,12 +211,12 @@ def _checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: type) ->
 @fused
 def path_factors(
     n_paths, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
-    tx_theta_deg, tx_phi_deg, rx_theta_deg, rx_phi_deg, amplitude, departure, arrival, delay_s, work,
+    tx_theta_deg, tx_phi_deg, rx_theta_deg, rx_phi_deg, amplitude, departure, arrival, delay_s, of_paths,
 ):  # fmt: skip
     """Kernel: of each path of one row alpha (w_r^H a_r) (a_t^H w_t), and its turn from block to block.
 
-    Into work: real and imaginary parts of the product, work[:n_paths] and work[n_paths:2 n_paths]; half turns of the
-    phase from one block to the next, work[2 n_paths:3 n_paths].
+    Into of_paths: real and imaginary parts of the product, of_paths[:n_paths] and of_paths[n_paths:2 n_paths]; half turns of the
+    phase from one block to the next, of_paths[2 n_paths:3 n_paths].
     """
     wide_vectors()
     tx_x, tx_y = direction_cosine_pair(tx_theta_deg, tx_phi_deg)
@@ -218,7 +224,7 @@ def path_factors(
     common = departure.shape[0] == 1
     sent, phase = 1.0, 0.0
     for i in range(n_paths):
-        work[2 * n_paths + i] = -2.0 * rb_step_hz * delay_s[i]
+        of_paths[2 * n_paths + i] = -2.0 * rb_step_hz * delay_s[i]
     if common:
         sent, phase = panel_magnitude(n_tx_x, n_tx_y, departure[0, 0] - tx_x, departure[0, 1] - tx_y)
         if tx_ka > 0.0:
@@ -233,8 +239,8 @@ def path_factors(
             received *= aperture_factor(rx_ka, rx_x, rx_y, arrival[i, 0], arrival[i, 1])
         sine, cosine = sincos_half_turns(turn - phase)
         real, imag = amplitude[i].real, amplitude[i].imag
-        work[i] = sent * received * (real * cosine - imag * sine)
-        work[n_paths + i] = sent * received * (real * sine + imag * cosine)
+        of_paths[i] = sent * received * (real * cosine - imag * sine)
+        of_paths[n_paths + i] = sent * received * (real * sine + imag * cosine)
 
 
 @fused
@@ -257,34 +263,37 @@ def axis_magnitude(n, offset):
 
 @fused
 def block_sums(n_paths, n_rb, work):
-    """Kernel: the sum over paths in every block; work as path_factors leaves it.
-
-    Real parts from work[6 n_paths + 2 TILE] on, imaginary ones behind those of all tiles.
-    """
-    wide_vectors()
-    tiles = (n_rb + TILE - 1) // TILE
-    inner_re, inner_im = 6 * n_paths, 6 * n_paths + TILE
-    total_re = 6 * n_paths + 2 * TILE
-    total_im = total_re + tiles * TILE
-    for i in range(2 * tiles * TILE):
-        work[total_re + i] = 0.0
-    for i in range(n_paths):  # the turn of one tile
-        sine, cosine = sincos_half_turns(TILE * work[2 * n_paths + i])
-        work[3 * n_paths + i], work[4 * n_paths + i] = cosine, sine
+    """Kernel: the sum over paths in every block; work is a `room` that path_factors has filled."""
+    of_paths, tables, total_re, total_im = work
+    for m in range(n_rb):
+        total_re[m] = total_im[m] = 0.0
     for i in range(n_paths):
-        half_turns = work[2 * n_paths + i]
-        for b in range(TILE):
-            sine, cosine = sincos_half_turns(b * half_turns)
-            work[inner_re + b], work[inner_im + b] = cosine, sine
-        real, imag = work[i], work[n_paths + i]
-        tile_re, tile_im = work[3 * n_paths + i], work[4 * n_paths + i]
-        for a in range(tiles):
-            at_re, at_im = total_re + a * TILE, total_im + a * TILE
-            for b in range(TILE):
-                work[at_re + b] += real * work[inner_re + b] - imag * work[inner_im + b]
-            for b in range(TILE):
-                work[at_im + b] += real * work[inner_im + b] + imag * work[inner_re + b]
-            real, imag = real * tile_re - imag * tile_im, real * tile_im + imag * tile_re
+        half_turns, at = of_paths[2 * n_paths + i], 2 * n_rb * i
+        cosine, sine = tables[at : at + n_rb], tables[at + n_rb : at + 2 * n_rb]
+        if of_paths[3 * n_paths + i] != half_turns:  # delays stay for many rows; the table of before is kept
+            of_paths[3 * n_paths + i] = half_turns
+            phases(half_turns, cosine, sine)
+        add_path(of_paths[i], of_paths[n_paths + i], cosine, sine, total_re, total_im)
+
+
+@fused
+def phases(half_turns, cosine, sine):
+    """Kernel: of every block; all (n_rb,)."""
+    wide_vectors()
+    for m in range(cosine.shape[0]):
+        cosine[m] = cos_half_turns(m * half_turns)
+    for m in range(sine.shape[0]):
+        sine[m] = sin_half_turns(m * half_turns)
+
+
+@fused
+def add_path(real, imag, cosine, sine, total_re, total_im):
+    """Kernel: one path's part in every block; arrays (n_rb,)."""
+    wide_vectors()
+    for m in range(total_re.shape[0]):
+        total_re[m] += real * cosine[m] - imag * sine[m]
+    for m in range(total_im.shape[0]):
+        total_im[m] += real * sine[m] + imag * cosine[m]
 
 
 @fused
@@ -292,7 +301,7 @@ def row_sums(
     row, beam, n_rb, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
     tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
 ):  # fmt: skip
-    """Kernel: block_sums of one row with these beams; returns where in work real and imaginary parts begin.
+    """Kernel: block_sums of one row with these beams, into the totals of work.
 
     beam  which of tx_beam_deg and rx_beam_deg (., 2); the last where there are fewer
     """
@@ -301,11 +310,9 @@ def row_sums(
     path_factors(
         n_paths, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
         tx_beam_deg[tx, 0], tx_beam_deg[tx, 1], rx_beam_deg[rx, 0], rx_beam_deg[rx, 1],
-        amplitude[row], departure[row], arrival[row], delay_s[row], work,
+        amplitude[row], departure[row], arrival[row], delay_s[row], work[0],
     )  # fmt: skip
     block_sums(n_paths, n_rb, work)
-    total_re = 6 * n_paths + 2 * TILE
-    return total_re, total_re + (n_rb + TILE - 1) // TILE * TILE
 
 
 @fused
@@ -314,13 +321,14 @@ def response_kernel(
     tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work, out,
 ):  # fmt: skip
     """Kernel of `block_response`: rows first to last into out (n, n_rb, 2), real and imaginary."""
+    total_re, total_im = work[2], work[3]
     for row in range(first, last):
-        at_re, at_im = row_sums(
+        row_sums(
             row, row, n_rb, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
             tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
         )  # fmt: skip
         for m in range(n_rb):
-            out[row, m, 0], out[row, m, 1] = work[at_re + m], work[at_im + m]
+            out[row, m, 0], out[row, m, 1] = total_re[m], total_im[m]
 
 
 @fused
@@ -330,13 +338,14 @@ def snr_kernel(
 ):  # fmt: skip
     """Kernel of `block_snr`: rows first to last into out (n, n_rb); scale (n,) is P_t L_n / (k_B T_n B)."""
     wide_vectors()
+    total_re, total_im = work[2], work[3]
     for row in range(first, last):
-        at_re, at_im = row_sums(
+        row_sums(
             row, row, n_rb, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
             tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
         )  # fmt: skip
         for m in range(n_rb):
-            real, imag = work[at_re + m], work[at_im + m]
+            real, imag = total_re[m], total_im[m]
             out[row, m] = scale[row] * (real * real + imag * imag)
 
 
@@ -351,43 +360,43 @@ def groups_kernel(
     scheme_snr, scheme_efficiency  (k,)  of McsTable; none: Shannon's rate
     """
     wide_vectors()
-    rb_per_group = n_rb // n_groups
+    rb_per_group, total_re, total_im = n_rb // n_groups, work[2], work[3]
     for slot in range(first, last):
         for g in range(n_groups):
             snr[slot, g] = rate_bps[slot, g] = 0.0
         for row in range(slot * samples, (slot + 1) * samples):
-            at_re, at_im = row_sums(
+            row_sums(
                 row, row, n_rb, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
                 tx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
             )  # fmt: skip
             for m in range(n_rb):
-                real, imag = work[at_re + m], work[at_im + m]
-                work[at_re + m] = scale[row] * (real * real + imag * imag)
+                real, imag = total_re[m], total_im[m]
+                total_re[m] = scale[row] * (real * real + imag * imag)
             for g in range(n_groups):
-                at = at_re + g * rb_per_group
                 total = 0.0
-                for m in range(rb_per_group):
-                    total += work[at + m]
+                for m in range(g * rb_per_group, (g + 1) * rb_per_group):
+                    total += total_re[m]
                 snr[slot, g] += total
-                rate_bps[slot, g] += summed_efficiency(at, rb_per_group, scheme_snr, scheme_efficiency, work)
+                of_group = total_re[g * rb_per_group : (g + 1) * rb_per_group]
+                rate_bps[slot, g] += summed_efficiency(of_group, scheme_snr, scheme_efficiency)
         for g in range(n_groups):
             snr[slot, g] /= rb_per_group * samples
             rate_bps[slot, g] *= rb_bandwidth_hz / samples
 
 
 @fused
-def summed_efficiency(at, n, scheme_snr, scheme_efficiency, work):
-    """Kernel: bit/s/Hz summed over n blocks whose SNR stand in work from `at` on."""
-    total = 0.0
+def summed_efficiency(snr, scheme_snr, scheme_efficiency):
+    """Kernel: bit/s/Hz summed over blocks; snr (n,) linear."""
+    n, total = snr.shape[0], 0.0
     if scheme_snr.shape[0]:
         for m in range(n):
-            reached = np.searchsorted(scheme_snr, work[at + m], side="right")
+            reached = np.searchsorted(scheme_snr, snr[m], side="right")
             total += scheme_efficiency[reached - 1] if reached else 0.0
         return total
     for low in range(0, n, 8):  # a sum of logarithms is the logarithm of a product: one in eight is taken
         beyond = 0.0  # the product less 1, so that small ratios keep their digits
         for m in range(low, min(low + 8, n)):
-            beyond += work[at + m] * (1.0 + beyond)
+            beyond += snr[m] * (1.0 + beyond)
         total += np.log1p(beyond)
     return total * LOG2_E
 
@@ -395,7 +404,7 @@ def summed_efficiency(at, n, scheme_snr, scheme_efficiency, work):
 @fused
 def antenna_strength(
     n_rb, n_groups, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, tx_ka, rx_ka,
-    tx_beam_deg, amplitude, departure, arrival, delay_s, used_group, work,
+    tx_beam_deg, amplitude, departure, arrival, delay_s, used_group, of_paths,
     wave_re, wave_im, total_re, total_im, strength,
 ):  # fmt: skip
     """Kernel: Gamma of eq. (21), the mean of |H w_t| over the used blocks, antenna by antenna, of one row.
@@ -409,11 +418,8 @@ def antenna_strength(
     n_paths, n_rx, rb_per_group = amplitude.shape[0], n_rx_x * n_rx_y, n_rb // n_groups
     path_factors(
         n_paths, rb_step_hz, n_tx_x, n_tx_y, 1, 1, tx_ka, 0.0,
-        tx_beam_deg[0], tx_beam_deg[1], 90.0, 90.0, amplitude, departure, arrival, delay_s, work,
+        tx_beam_deg[0], tx_beam_deg[1], 90.0, 90.0, amplitude, departure, arrival, delay_s, of_paths,
     )  # fmt: skip
-    for i in range(n_paths):
-        sine, cosine = sincos_half_turns(work[2 * n_paths + i])
-        work[3 * n_paths + i], work[4 * n_paths + i] = cosine, sine
     for i in range(n_paths):
         psi_x, psi_y, at = arrival[i, 0], arrival[i, 1], i * n_rx
         for x in range(n_rx_x):
@@ -429,7 +435,7 @@ def antenna_strength(
             for k in range(n_rx):
                 total_re[k] = total_im[k] = 0.0
             for i in range(n_paths):
-                real, imag, at = work[i], work[n_paths + i], i * n_rx
+                real, imag, at = of_paths[i], of_paths[n_paths + i], i * n_rx
                 for k in range(n_rx):
                     total_re[k] += real * wave_re[at + k] - imag * wave_im[at + k]
                 for k in range(n_rx):
@@ -437,8 +443,8 @@ def antenna_strength(
             for k in range(n_rx):
                 strength[k] += np.sqrt(total_re[k] * total_re[k] + total_im[k] * total_im[k])
         for i in range(n_paths):
-            real, imag = work[i], work[n_paths + i]
-            cosine, sine = work[3 * n_paths + i], work[4 * n_paths + i]
-            work[i], work[n_paths + i] = real * cosine - imag * sine, real * sine + imag * cosine
+            real, imag = of_paths[i], of_paths[n_paths + i]
+            sine, cosine = sincos_half_turns(of_paths[2 * n_paths + i])
+            of_paths[i], of_paths[n_paths + i] = real * cosine - imag * sine, real * sine + imag * cosine
     for k in range(n_rx):
         strength[k] /= n_used * np.sqrt(n_rx)

@@ -15,13 +15,33 @@ C4, C5, C6, C7 = 0.23533063012953284, -0.025806888737002202, 0.00192955627248171
 C8 = 4.149564353942586e-06
 
 
-@njit(cache=True, fastmath={"contract"})
+fused = njit(cache=True, nogil=True, fastmath={"contract"})
+
+
+@fused
 def sincos_half_turns(x):
     """Kernel: sin(pi x) and cos(pi x), within 3e-16."""
-    whole = int(x + 0.5) if x >= 0.0 else int(x - 0.5)
-    r = x - whole
-    sign = 1.0 - 2.0 * (whole & 1)
+    return sin_half_turns(x), cos_half_turns(x)
+
+
+@fused
+def sin_half_turns(x):
+    """Kernel: sin(pi x), within 3e-16."""
+    r, sign = rest(x)
     q = r * r
-    sine = S0 + q * (S1 + q * (S2 + q * (S3 + q * (S4 + q * (S5 + q * (S6 + q * (S7 + q * S8)))))))
-    cosine = C0 + q * (C1 + q * (C2 + q * (C3 + q * (C4 + q * (C5 + q * (C6 + q * (C7 + q * C8)))))))
-    return sign * r * sine, sign * cosine
+    return sign * r * (S0 + q * (S1 + q * (S2 + q * (S3 + q * (S4 + q * (S5 + q * (S6 + q * (S7 + q * S8))))))))
+
+
+@fused
+def cos_half_turns(x):
+    """Kernel: cos(pi x), within 3e-16."""
+    r, sign = rest(x)
+    q = r * r
+    return sign * (C0 + q * (C1 + q * (C2 + q * (C3 + q * (C4 + q * (C5 + q * (C6 + q * (C7 + q * C8))))))))
+
+
+@fused
+def rest(x):
+    """Kernel: what is left of x above the nearest whole number, and the sign that whole half turns bring."""
+    whole = int(x + 0.5) if x >= 0.0 else int(x - 0.5)
+    return x - whole, 1.0 - 2.0 * (whole & 1)
