@@ -20,10 +20,12 @@ import numpy as np
 from msgspec import Meta
 
 from twin.orbit import TILE, Ephemeris, combine, fused, weights_at
+from twin.parallel import spread
 from twin.simd import wide_vectors
 from twin.units import SPEED_OF_LIGHT_M_S, WGS84_FLATTENING, WGS84_RADIUS_M
 
 N_LOOK = 6  # arrays of a Look
+TIMES_AT_A_TIME = 4096  # handed to a thread by `pointing`
 DEGREES = 180.0 / np.pi
 PI, PI_2, PI_4, TAN_PI_8 = np.pi, np.pi / 2.0, np.pi / 4.0, 0.414_213_562_373_095_03
 # The polynomial through arctan(sqrt(s)) / sqrt(s) at twelve Chebyshev nodes of s from 0 to tan^2(pi/8).
@@ -287,20 +289,29 @@ def pointing(position_m: np.ndarray, velocity_m_s: np.ndarray, site: Site) -> Po
 
     Returns a Pointing of n times. Checked by tests/test_geometry.py.
     """
-    line_m = np.asarray(position_m) - site.position_m
-    slant_range_m = np.sqrt(np.einsum("ni,ni->n", line_m, line_m))
-    to_satellite = line_m / slant_range_m[:, None]
-    in_satellite = np.einsum("nij,nj->ni", satellite_axes(position_m, velocity_m_s), -to_satellite)
-    axes = terminal_axes(velocity_m_s, site)
-    in_terminal = np.einsum("nij,nj->ni", axes, to_satellite)
-    east, north = axes[:, 0] @ site.axes[0], axes[:, 0] @ site.axes[1]
-    return Pointing(
-        elevation_deg=np.degrees(np.arctan2(in_terminal[:, 2], np.hypot(in_terminal[:, 0], in_terminal[:, 1]))),
-        slant_range_m=slant_range_m,
-        tx_beam_deg=beam_angles_deg(in_satellite),
-        rx_beam_deg=beam_angles_deg(in_terminal),
-        heading_deg=np.degrees(np.arctan2(east, north)) % 360.0,
-    )
+    position_m, velocity_m_s = np.asarray(position_m, dtype=float), np.asarray(velocity_m_s, dtype=float)
+    n = len(position_m)
+    seen = Pointing(np.empty(n), np.empty(n), np.empty((n, 2)), np.empty((n, 2)), np.empty(n))
+
+    def some(first: int, last: int) -> None:
+        rows = slice(first, last)
+        line_m = position_m[rows] - site.position_m
+        slant_range_m = np.sqrt(np.einsum("ni,ni->n", line_m, line_m))
+        to_satellite = line_m / slant_range_m[:, None]
+        axes = terminal_axes(velocity_m_s[rows], site)
+        in_satellite = np.einsum("nij,nj->ni", satellite_axes(position_m[rows], velocity_m_s[rows]), -to_satellite)
+        in_terminal = np.einsum("nij,nj->ni", axes, to_satellite)
+        east, north = (np.einsum("ni,i->n", axes[:, 0], axis) for axis in site.axes[:2])
+        seen.elevation_deg[rows] = np.degrees(
+            np.arctan2(in_terminal[:, 2], np.hypot(in_terminal[:, 0], in_terminal[:, 1]))
+        )
+        seen.slant_range_m[rows] = slant_range_m
+        seen.tx_beam_deg[rows] = beam_angles_deg(in_satellite)
+        seen.rx_beam_deg[rows] = beam_angles_deg(in_terminal)
+        seen.heading_deg[rows] = np.degrees(np.arctan2(east, north)) % 360.0
+
+    spread(some, n, step=TIMES_AT_A_TIME)
+    return seen
 
 
 @lru_cache(maxsize=256)  # a site stands for a whole run, and is asked for in every slot

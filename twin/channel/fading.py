@@ -15,8 +15,10 @@ from twin.channel.arrays import direction_cosines
 from twin.channel.large_scale import autoregression, draw_los, draw_shadow
 from twin.channel.link import Link
 from twin.geometry import Pointing
+from twin.parallel import spread
 from twin.units import from_db
 
+ROWS_AT_A_TIME = 4096  # handed to a thread; what it works on then stays in its cache
 CORRELATION_STEP_S = 0.1  # the slot of the default scenario, to which `scatter_correlation` refers
 
 
@@ -151,9 +153,25 @@ def scattered(rngs, link: Link, course: Pointing, los: np.ndarray, slot_s: float
 
 
 def _around(direct_deg: np.ndarray, offset_deg: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """Direction cosines (n, n_paths, 2) of the direct path and of those beside it by offset_deg (n_blocks, ., 2)."""
-    with_direct = np.concatenate([np.zeros_like(offset_deg[:, :1]), offset_deg], axis=1)
-    return direction_cosines(direct_deg[:, None] + with_direct[block])
+    """Direction cosines (n, n_paths, 2) of the direct path and of those beside it by offset_deg (n_blocks, ., 2).
+
+    Offsets stay for a whole block: sines and cosines of sums, by the addition theorems, need those of each row's direct
+    path and of each block's offsets only.
+    """
+    beside_rad = np.deg2rad(np.concatenate([np.zeros_like(offset_deg[:, :1]), offset_deg], axis=1))
+    beside = np.sin(beside_rad), np.cos(beside_rad)
+    cosines = np.empty((len(direct_deg), beside_rad.shape[1], 2))
+
+    def some(first: int, last: int) -> None:
+        direct_rad = np.deg2rad(direct_deg[first:last, None])
+        sine, cosine = np.sin(direct_rad), np.cos(direct_rad)
+        sine_by, cosine_by = (part[block[first:last]] for part in beside)
+        turned_cosine = cosine * cosine_by - sine * sine_by
+        cosines[first:last, :, 0] = (sine * cosine_by + cosine * sine_by)[..., 1] * turned_cosine[..., 0]
+        cosines[first:last, :, 1] = turned_cosine[..., 1]
+
+    spread(some, len(direct_deg), step=ROWS_AT_A_TIME)
+    return cosines
 
 
 def bridged(rng: np.random.Generator, at_slots: np.ndarray, correlation: float, samples: int) -> np.ndarray:
