@@ -97,7 +97,7 @@ def information(snr: ArrayLike, order: int) -> tuple[np.ndarray, np.ndarray]:
     if order == 0:
         return np.log2(1.0 + snr), (1.0 - (1.0 + snr) ** -2) * math.log2(math.e) ** 2
     # A square constellation is the same row of M points along two dimensions with independent noise. With noise z of
-    # variance 1 beside the point x, two to the density is M over the sum of exp((z^2 - (z + s (x - x'))^2) / 2) over all
+    # variance 1 beside the point x, two to the density is M over the sum of exp((z^2 - (z + s (x - x'))^2) / 2) for all
     # points x'. Those left of zero mirror those right of it.
     points = np.arange(1.0 - 2 ** (order // 2), 2 ** (order // 2), 2.0)
     points /= np.sqrt(np.mean(points**2))
