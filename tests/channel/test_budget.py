@@ -17,6 +17,7 @@ REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "3gpp
 needs_reference = pytest.mark.skipif(
     not REFERENCE.is_dir(), reason="the reference numbers (../shared/reference/3gpp) are not beside this checkout"
 )
+SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
 ROUNDED = 0.05  # published budgets have one decimal
 A_TWENTIETH_OF_A_DB = 0.05
 ONE_METRE = 1.0
@@ -244,3 +245,19 @@ def test_terminals_and_assumptions_equal_the_reference():
     budget = study_case("SC9").budget()
     assert budget.polarisation_loss_db == inputs["polarisation_loss_db"]
     assert budget.additional_loss_db == inputs["additional_loss_db"]
+
+
+@pytest.mark.parametrize(("scenario", "name"), [("leo600_s_handheld", "SC9"), ("leo600_ka_vsat", "SC6")])
+def test_shipped_presets_have_the_link_of_their_study_case(scenario, name):
+    """Every key of the file's link but its choice of rate; G/T to the two decimals written there."""
+    written = tomllib.loads((SCENARIOS / f"{scenario}.toml").read_text(encoding="utf-8"))["link"]
+    for key in ("rate", "bler_target", "mcs_gap_db"):
+        written.pop(key, None)
+    assert written.pop("environment") == "urban"
+    expected = study_case(name).link("DL", environment="suburban")
+    assert written.pop("g_over_t_db_k") == pytest.approx(expected.g_over_t_db_k, abs=0.005)
+    for key, value in written.items():
+        theirs = getattr(expected, key)
+        assert value == (list(theirs) if isinstance(theirs, tuple) else theirs), key
+    unset = [f for f in ("tx_aperture_m", "rx_aperture_m") if f not in written]
+    assert all(getattr(expected, f) == 0.0 for f in unset)
