@@ -159,6 +159,14 @@ def test_a_link_with_mcs_carries_the_table_to_its_controllers():
     assert link.mcs is expected
 
 
+def test_tables_cannot_be_written_to_and_the_empty_one_is_of_the_same_kind():
+    """They are kept for everybody; and one kind of array means one compilation of the kernels that take it."""
+    for table in (mcs_table(0.1, 1.0), McsTable.empty()):
+        for array in (table.snr, table.efficiency):
+            assert array.dtype == np.float64
+            assert not array.flags.writeable
+
+
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [

@@ -71,7 +71,7 @@ class McsTable:
 
     @classmethod
     def empty(cls) -> "McsTable":
-        return cls(np.zeros(0), np.zeros(0))
+        return cls(_kept([]), _kept([]))
 
     def spectral_efficiency(self, snr: ArrayLike) -> np.ndarray:
         """bit/s/Hz at a linear SNR, any shape: of the best scheme within reach, 0 below the first."""
@@ -171,6 +171,11 @@ def mcs_table(bler_target: float, gap_db: float, symbols: int = BLOCK_SYMBOLS, t
         if not efficiency or delivered > efficiency[-1]:
             snr.append(needed)
             efficiency.append(delivered)
-    found = McsTable(np.array(snr) * from_db(gap_db), np.array(efficiency) * (1.0 - bler_target))
-    found.snr.flags.writeable = found.efficiency.flags.writeable = False  # it is kept, and given to everybody
-    return found
+    return McsTable(_kept(snr, from_db(gap_db)), _kept(efficiency, 1.0 - bler_target))
+
+
+def _kept(values: list[float], scale: ArrayLike = 1.0) -> np.ndarray:
+    """Read-only, since tables are kept and given to everybody; the empty one too, or kernels would compile for both."""
+    array = np.array(values, dtype=float) * scale
+    array.flags.writeable = False
+    return array
