@@ -56,12 +56,12 @@ def list_(as_json: Json = False) -> None:
         _print_json({"scenarios": scenarios, "worlds": sorted(WORLDS), "controllers": sorted(CONTROLLERS)})
         return
     for name, line in scenarios.items():
-        typer.echo(f"scenario    {name:<12} {line}")
+        typer.echo(f"scenario    {name:<17} {line}")
     for name in sorted(WORLDS):
         typer.echo(f"world       {name}")
     for name in sorted(CONTROLLERS):
-        typer.echo(f"controller  {name:<12} {CONTROLLERS[name]}")
-    typer.echo("controller  external     awaited on a socket; or module:Class of your own")
+        typer.echo(f"controller  {name:<17} {CONTROLLERS[name]}")
+    typer.echo("controller  external          awaited on a socket; or module:Class of your own")
 
 
 @app.command()
