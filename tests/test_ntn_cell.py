@@ -342,9 +342,27 @@ def test_the_rate_of_a_slot_is_that_of_the_full_matrix(high):
             a_t = steering_vector(*angles_deg(fading.departure[row, path]), link.tx_antennas)
             turn = np.exp(-2j * np.pi * m * link.rb_bandwidth_hz * fading.delay_s[row, path])
             h += fading.amplitude[row, path] * turn * np.outer(a_r, a_t.conj())
-        snr = link.tx_power_w * truth.gain * abs(w_r.conj() @ h @ w_t) ** 2 / noise_w
+        snr = link.tx_power_w * truth.gain[0] * abs(w_r.conj() @ h @ w_t) ** 2 / noise_w
         rate_bps[m // 20] += link.rb_bandwidth_hz * np.log2(1 + snr)
     assert high.group_rates(tx_deg, rx_deg) == pytest.approx(rate_bps, rel=1e-9)
+
+
+def test_samples_within_a_slot_begin_with_the_slot_and_are_averaged():
+    runs = []
+    for samples in (1, 4):
+        world = make_world(HIGH_PASS, 60, link={"samples_per_slot": samples, "scatter_correlation": 0.1})
+        world.reset(3)
+        truth = world.truth()
+        assert truth.gain.shape == (samples,)
+        assert len(truth.fading.los) == samples * len(truth.service.position_m)
+        np.testing.assert_array_equal(
+            truth.fading.delay_s[::samples][:60], truth.fading.delay_s[: 60 * samples : samples]
+        )
+        runs.append([world.step().measures["rate_bps"] for _ in range(60)])
+    one, four = np.array(runs)
+    assert np.all(one > 0.0)
+    assert np.corrcoef(one, four)[0, 1] > 0.3  # the first of four is the one
+    assert four.std() < one.std()
 
 
 @pytest.mark.parametrize("literal", [False, True])

@@ -90,7 +90,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Annotated[
             float,
             Meta(
-                ge=-100, le=100, description="the terminal's gain at its beam's peak over its noise temperature, dB/K"
+                ge=-100, le=100, description="the receiver's gain at its beam's peak over its noise temperature, dB/K"
             ),
         ]
         | None
@@ -174,6 +174,9 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     redraw_s: Annotated[
         float, Meta(gt=0, le=1e6, description="time between new scatterers (angles, delays), s (`scatter`)")
     ] = 2.0
+    samples_per_slot: Annotated[
+        int, Meta(ge=1, le=1_000, description="how often the channel is looked at within a slot; results are means")
+    ] = 1
     speed_m_s: Annotated[float, Meta(ge=0, le=1e3, description="the terminal's speed over ground, m/s")] = 0.0
     heading_deg: Annotated[float, Meta(ge=0, le=360, description="where it goes, degrees from north through east")] = (
         0.0

@@ -28,33 +28,35 @@ def slot_link(
     link: Link,
     fading: Fading,
     row: int,
-    gain: float,
+    gain: ArrayLike,
     tx_beam_deg: np.ndarray,
     rx_beam_deg: np.ndarray,
     used_group: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """SNR, rate and antenna strength in one slot, eq. (7) to (9) and Gamma of (21).
 
-    fading, row               the pass's fading, and which of its rows
-    gain                      ()    linear, of `path_gain`
+    fading, row               the pass's fading, and the first of the slot's rows in it
+    gain                      () or (samples,)  linear, of `path_gain`; as many rows as numbers are the slot's samples
     tx_beam_deg, rx_beam_deg  (2,)  deg  theta, phi in force
     used_group                (n_groups,)  bool, the groups Gamma is averaged over
 
     Returns snr (n_groups,) linear, the mean over each group's blocks; rate_bps (n_groups,), the sum over each
-    group's blocks; strength (n_rx,), mean |H w_t| per antenna over the used blocks, 0 where none is used.
+    group's blocks; both means over the samples. And strength (n_rx,), mean |H w_t| per antenna over the used blocks at
+    the slot's start, 0 where none is used.
     Checked by tests/test_channel.py::test_slot_agrees_with_the_full_matrix.
     """
     n_groups, n_rx = link.n_groups, link.rx_antennas[0] * link.rx_antennas[1]
     snr, rate_bps, strength = np.zeros((1, n_groups)), np.zeros((1, n_groups)), np.zeros(n_rx)
-    settings, one, work = settings_of(link), paths_of(fading, slice(row, row + 1)), room(link, fading)
+    scale = np.array(link.snr_per_gain * np.asarray(gain, dtype=float), ndmin=1)
+    settings, work = settings_of(link), room(link, fading)
+    slot = paths_of(fading, slice(row, row + len(scale)))
     beams = _beams(tx_beam_deg, 1), _beams(rx_beam_deg, 1)
-    scale = np.array([float(link.snr_per_gain * gain)])
-    arguments = 0, 1, 1, *settings, *_schemes(link), *beams, *one, scale, work, snr, rate_bps
+    arguments = 0, 1, len(scale), *settings, *_schemes(link), *beams, *slot, scale, work, snr, rate_bps
     groups_kernel(*arguments)
     used = np.array(used_group, dtype=np.bool_)
     if used.any():
         waves, totals = np.empty((2, fading.amplitude.shape[1] * n_rx)), np.empty((2, n_rx))
-        paths = (array[0] for array in one)
+        paths = (array[0] for array in slot)
         arguments = *settings, beams[0][0], *paths, used, work[0], *waves, *totals, strength
         antenna_strength(*arguments)
     return snr[0], rate_bps[0], strength

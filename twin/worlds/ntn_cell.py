@@ -164,15 +164,15 @@ class Service:
 class Truth(NamedTuple):
     """What holds in one slot and no seat is told.
 
-    service, row  who serves, and which row of its arrays (and of the fading's) this slot is
-    fading        of the whole pass
-    gain          ()  linear, path gain without the array gain, after what blockage and rain take
+    service, row  who serves, and which row of its arrays this slot is
+    fading        of the whole pass; link.samples_per_slot rows a slot
+    gain          (samples_per_slot,)  linear, path gain without the array gain, after what blockage and rain take
     """
 
     service: Service
     row: int
     fading: Fading
-    gain: float
+    gain: np.ndarray
 
 
 class NtnCell:
@@ -329,9 +329,9 @@ class NtnCell:
         service = self._serving(self.slot)
         if service is None:
             return None
-        row = self.slot - service.first
+        row, samples = self.slot - service.first, self.link.samples_per_slot
         fading, gain = self._channels[self._service_of[self.slot]]
-        return Truth(service, row, fading, gain[row] * self._passed[self.slot])
+        return Truth(service, row, fading, gain[row * samples : (row + 1) * samples] * self._passed[self.slot])
 
     def group_rates(self, tx_beam_deg, rx_beam_deg) -> np.ndarray:
         """Rate of every group in this slot with the true channel, without playing it: for ceilings, never for seats.
@@ -403,12 +403,16 @@ class NtnCell:
         if truth is None:
             n_groups, n_rx = self.link.n_groups, math.prod(self.link.rx_antennas)
             return np.zeros(n_groups), np.zeros(n_groups), np.zeros(n_rx)
-        return slot_link(self.link, truth.fading, truth.row, truth.gain, tx_beam_deg, rx_beam_deg, used)
+        first = truth.row * self.link.samples_per_slot
+        return slot_link(self.link, truth.fading, first, truth.gain, tx_beam_deg, rx_beam_deg, used)
 
     def _channel(self, service: Service, seed: int) -> tuple[Fading, np.ndarray]:
         rng = np.random.default_rng([seed, 1, service.first])
-        now = service.now
-        fading = draw_fading(rng, self.link, now, self.slot_s)
+        now, samples = service.now, self.link.samples_per_slot
+        if samples > 1:
+            t_s = (service.first + np.arange(samples * (service.end - service.first)) / samples) * self.slot_s
+            now = pointing(*service.orbit.state(t_s), self.site)
+        fading = draw_fading(rng, self.link, now, self.slot_s, samples)
         return fading, path_gain(self.link, now.slant_range_m, now.elevation_deg, fading.los, fading.shadow_db)
 
     def _services(self, above: Passes) -> list[Service]:
@@ -511,7 +515,11 @@ def _sky_measures(truth: Truth | None, tx_beam_deg: np.ndarray, rx_beam_deg: np.
     number, elevation_deg, los, tx_error_deg, rx_error_deg = 0, 0.0, False, 0.0, 0.0
     if truth is not None:
         now, row = truth.service.now, truth.row
-        number, elevation_deg, los = truth.service.number, now.elevation_deg[row], truth.fading.los[row]
+        number, elevation_deg, los = (
+            truth.service.number,
+            now.elevation_deg[row],
+            truth.fading.los[row * len(truth.gain)],
+        )
         tx_error_deg = _between_deg(tx_beam_deg, now.tx_beam_deg[row])
         rx_error_deg = _between_deg(rx_beam_deg, now.rx_beam_deg[row])
     return {
