@@ -331,7 +331,7 @@ def kernel_cases():
         (arrays.axis_factor, (8, 0.3)),
         (arrays.axis_factor, (8, 0.0)),
         (arrays.axis_factor, (7, -2.0)),
-        (arrays.panel_factor, (91.0, 85.0, 60.0, 70.0, 4, 7)),
+        (arrays.side_factor, (4, 7, 0.0, 0.1, 0.2, -0.3, 0.25)),
         (large_scale.los_states, (rng.random(500), rng.uniform(0.5, 1.0, 500), np.full(500, 0.1))),
         (large_scale.autoregression, (rng.normal(size=(50, 2)), rng.uniform(0.0, 1.0, 50))),
     ]

@@ -96,7 +96,7 @@ def test_kernel_agrees_with_its_python_source(monkeypatch):
     fading, gain, given = case(3)
     expected = hear(LINK, fading, gain, **given, threads=1)
     monkeypatch.setattr(many, "heard_kernel", many.heard_kernel.py_func)
-    monkeypatch.setattr(many, "panel_magnitude", many.panel_magnitude.py_func)
+    monkeypatch.setattr(many, "side_magnitude", many.side_magnitude.py_func)
     monkeypatch.setattr(many, "direction_cosine_pair", arrays.direction_cosine_pair.py_func)
     ours = hear(LINK, fading, gain, **given, threads=1)
     np.testing.assert_allclose(ours.signal, expected.signal, rtol=1e-9)

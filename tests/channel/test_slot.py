@@ -162,8 +162,8 @@ def test_kernels_agree_with_their_python_source(monkeypatch):
     snr = block_snr(link, fading, 1e-15, tx_deg, rx_deg, threads=1)
     strength = slot_link(link, fading, 0, 1e-15, tx_deg[0], rx_deg[0], [True, False, True])[2]
     for name in (
-        "path_factors", "panel_magnitude", "axis_magnitude", "block_sums", "row_sums", "response_kernel", "snr_kernel",
-        "groups_kernel", "summed_efficiency", "antenna_strength", "sincos_half_turns",
+        "path_factors", "side_magnitude", "block_sums", "phases", "add_path", "row_sums",
+        "response_kernel", "snr_kernel", "groups_kernel", "summed_efficiency", "antenna_strength", "sincos_half_turns",
     ):  # fmt: skip
         monkeypatch.setattr(slot, name, getattr(slot, name).py_func)
     plain_response = block_response(link, fading, tx_deg, rx_deg, threads=1)

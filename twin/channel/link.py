@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import ArrayLike
 
-from twin.channel.arrays import beam_gain, pattern_gain
+from twin.channel.arrays import aperture_ka, beam_gain, pattern_gain
 from twin.channel.losses import (
     at_elevation,
     clutter_loss_db,
@@ -24,7 +24,7 @@ from twin.channel.mcs import McsTable, mcs_table
 from twin.channel.rain import Rain, rain_loss_db
 from twin.channel.tables import REFERENCE_ELEVATION_DEG, Environment, environment
 from twin.errors import ScenarioError
-from twin.units import BOLTZMANN_J_K, MEGA, SPEED_OF_LIGHT_M_S, from_db
+from twin.units import BOLTZMANN_J_K, MEGA, from_db
 
 if TYPE_CHECKING:
     from twin.geometry import Pointing
@@ -232,12 +232,12 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def tx_ka(self) -> float:
         """Circumference of the satellite's dish in wavelengths, k a of TR 38.811 6.4.1; 0 for a panel."""
-        return np.pi * self.tx_aperture_m * self.carrier_hz / SPEED_OF_LIGHT_M_S
+        return aperture_ka(self.tx_aperture_m, self.carrier_hz)
 
     @property
     def rx_ka(self) -> float:
         """The same of the terminal's dish."""
-        return np.pi * self.rx_aperture_m * self.carrier_hz / SPEED_OF_LIGHT_M_S
+        return aperture_ka(self.rx_aperture_m, self.carrier_hz)
 
     @property
     def mcs(self) -> McsTable:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from twin.channel.arrays import aperture_factor, direction_cosine_pair
+from twin.channel.arrays import direction_cosine_pair, side_magnitude
 from twin.channel.fading import Fading
 from twin.channel.link import Link
-from twin.channel.slot import fused, panel_magnitude, paths_of, room, row_sums, settings_of
+from twin.channel.slot import paths_of, room, row_sums, settings_of
+from twin.channel.turns import fused
 from twin.parallel import spread
 
 TERMINALS_AT_A_TIME = 16  # handed to a thread
@@ -128,9 +129,7 @@ def heard_kernel(
             psi_x, psi_y = departure[row, 0, 0], departure[row, 0, 1]
             for b in range(first_beam[s], first_beam[s + 1]):
                 beam_x, beam_y = direction_cosine_pair(beam_deg[b, 0], beam_deg[b, 1])
-                factor, _ = panel_magnitude(n_tx_x, n_tx_y, psi_x - beam_x, psi_y - beam_y)
-                if tx_ka > 0.0:
-                    factor *= aperture_factor(tx_ka, beam_x, beam_y, psi_x, psi_y)
+                factor, _ = side_magnitude(n_tx_x, n_tx_y, tx_ka, beam_x, beam_y, psi_x, psi_y)
                 towards = power[b] * factor * factor
                 for m in range(n_rb):
                     if used[b, m]:

@@ -8,20 +8,17 @@ Rows of a Fading are times of a pass, samples within a slot, or links of a batch
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike
 
-from twin.channel.arrays import aperture_factor, direction_cosine_pair
+from twin.channel.arrays import direction_cosine_pair, side_magnitude
 from twin.channel.fading import Fading
 from twin.channel.link import Link
-from twin.channel.turns import cos_half_turns, sin_half_turns, sincos_half_turns
+from twin.channel.turns import cos_half_turns, fused, sin_half_turns, sincos_half_turns
 from twin.parallel import spread
 from twin.simd import wide_vectors
 
 LOG2_E = 1.0 / np.log(2.0)
 ROWS_AT_A_TIME = 64  # handed to a thread
-
-fused = njit(cache=True, nogil=True, fastmath={"contract"})
 
 
 def slot_link(
@@ -217,50 +214,22 @@ def path_factors(
 ):  # fmt: skip
     """Kernel: of each path of one row alpha (w_r^H a_r) (a_t^H w_t), and its turn from block to block.
 
-    Into of_paths: real and imaginary parts of the product, of_paths[:n_paths] and of_paths[n_paths:2 n_paths]; half turns of the
-    phase from one block to the next, of_paths[2 n_paths:3 n_paths].
+    Into of_paths (see `room`): real parts of the products, imaginary parts, half turns of the phase from one block to
+    the next.
     """
     wide_vectors()
     tx_x, tx_y = direction_cosine_pair(tx_theta_deg, tx_phi_deg)
     rx_x, rx_y = direction_cosine_pair(rx_theta_deg, rx_phi_deg)
-    common = departure.shape[0] == 1
     sent, phase = 1.0, 0.0
-    for i in range(n_paths):
-        of_paths[2 * n_paths + i] = -2.0 * rb_step_hz * delay_s[i]
-    if common:
-        sent, phase = panel_magnitude(n_tx_x, n_tx_y, departure[0, 0] - tx_x, departure[0, 1] - tx_y)
-        if tx_ka > 0.0:
-            sent *= aperture_factor(tx_ka, tx_x, tx_y, departure[0, 0], departure[0, 1])
     for i in range(n_paths):  # magnitude and phase of both beams, then one sine and cosine for all of it
-        if not common:
-            sent, phase = panel_magnitude(n_tx_x, n_tx_y, departure[i, 0] - tx_x, departure[i, 1] - tx_y)
-            if tx_ka > 0.0:
-                sent *= aperture_factor(tx_ka, tx_x, tx_y, departure[i, 0], departure[i, 1])
-        received, turn = panel_magnitude(n_rx_x, n_rx_y, arrival[i, 0] - rx_x, arrival[i, 1] - rx_y)
-        if rx_ka > 0.0:
-            received *= aperture_factor(rx_ka, rx_x, rx_y, arrival[i, 0], arrival[i, 1])
+        if i < departure.shape[0]:
+            sent, phase = side_magnitude(n_tx_x, n_tx_y, tx_ka, tx_x, tx_y, departure[i, 0], departure[i, 1])
+        received, turn = side_magnitude(n_rx_x, n_rx_y, rx_ka, rx_x, rx_y, arrival[i, 0], arrival[i, 1])
         sine, cosine = sincos_half_turns(turn - phase)
         real, imag = amplitude[i].real, amplitude[i].imag
         of_paths[i] = sent * received * (real * cosine - imag * sine)
         of_paths[n_paths + i] = sent * received * (real * sine + imag * cosine)
-
-
-@fused
-def panel_magnitude(n_x, n_y, offset_x, offset_y):
-    """Kernel: w^H a of a panel as magnitude (with sign) and phase in half turns; offsets of the direction cosines."""
-    magnitude_x, turn_x = axis_magnitude(n_x, offset_x)
-    magnitude_y, turn_y = axis_magnitude(n_y, offset_y)
-    return magnitude_x * magnitude_y, turn_x + turn_y
-
-
-@fused
-def axis_magnitude(n, offset):
-    """Kernel: a row of n antennas; see twin.channel.arrays.axis_factor."""
-    offset -= 2.0 * np.floor(0.5 * offset + 0.5)
-    below, _ = sincos_half_turns(0.5 * offset)
-    above, _ = sincos_half_turns(0.5 * n * offset)
-    ratio = above / (n * below) if below != 0.0 else 1.0
-    return ratio, 0.5 * (n - 1) * offset
+        of_paths[2 * n_paths + i] = -2.0 * rb_step_hz * delay_s[i]
 
 
 @fused
