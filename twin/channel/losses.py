@@ -1,4 +1,4 @@
-"""What the way itself takes from a signal, dB: free space, gases, scintillation, clutter, shadow fading; positive is loss."""
+"""What the way takes from a signal, dB, positive: free space, gases, scintillation, clutter, shadow fading."""
 
 import numpy as np
 from numpy.typing import ArrayLike
