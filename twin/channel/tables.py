@@ -1,35 +1,27 @@
 """What surrounds a terminal, and the air above it: the tables of TR 38.811 by elevation and band.
 
-Tables are kept at their reference elevations (10 to 90 deg); `twin/channel.py` reads between them. One environment
-so far, suburban in both bands; another is one more entry in `_TABLES`. Checked by tests/test_environment.py.
+The numbers lie in twin/channel/data/, one CSV file a group of tables, whose comment lines name the clause and the rows
+that were found in one source only; a file is read when a number of it is first asked for. Tables are kept at their
+reference elevations (10 to 90 deg); twin/channel/losses.py reads between them. Checked by tests/channel/test_tables.py.
 """
 
+import csv
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from twin.errors import ScenarioError
 from twin.units import GIGA
 
+DATA = Path(__file__).parent / "data"
 KA_BAND_FROM_HZ = 6.0 * GIGA  # TR 38.811 gives S and Ka only; the 3GPP limit of "below 6 GHz" divides them
-
+ENVIRONMENTS = ("dense_urban", "urban", "suburban", "rural")
 REFERENCE_ELEVATION_DEG = np.arange(10.0, 91.0, 10.0)  # TR 38.811 clause 6.6.1
+N_RAYS = 20  # of a cluster, in every table of TR 38.811 clause 6.7.2
 
-_LOS_PROBABILITY = {  # TR 38.811 table 6.6.1-1
-    "suburban": (0.782, 0.869, 0.919, 0.929, 0.935, 0.940, 0.949, 0.952, 0.998),
-}
-_TABLES = {  # TR 38.811 table 6.6.2-3: sigma LOS, sigma NLOS, clutter loss (NLOS only), all dB
-    ("suburban", "S"): (
-        (1.79, 1.14, 1.14, 0.92, 1.42, 1.56, 0.85, 0.72, 0.72),
-        (8.93, 9.08, 8.78, 10.25, 10.56, 10.74, 10.17, 11.52, 11.52),
-        (19.52, 18.17, 18.42, 18.28, 18.63, 17.68, 16.50, 16.30, 16.30),
-    ),
-    ("suburban", "Ka"): (
-        (1.9, 1.6, 1.9, 2.3, 2.7, 3.1, 3.0, 3.6, 0.4),
-        (10.7, 10.0, 11.2, 11.6, 11.8, 10.8, 10.8, 10.8, 10.8),
-        (29.5, 24.6, 21.9, 20.0, 18.7, 17.8, 17.2, 16.9, 16.8),
-    ),
-}
+CORRELATED = ("SF", "K", "DS", "ASA", "ZSA")  # shadow fading, K factor, delay spread, spreads of arrival: in this order
 
 TROPOSPHERIC_SCINTILLATION_DB = np.array(  # TR 38.811 table 6.6.6.2.1-1: 20 GHz, by reference elevation
     [1.08, 0.48, 0.30, 0.22, 0.17, 0.13, 0.12, 0.12, 0.12]
@@ -55,9 +47,9 @@ ZENITH_GAS_DB = np.array([  # ITU-R P.676-10 annex 2 (TR 38.811 clause 6.6.4): 2
 
 @dataclass(frozen=True, eq=False)
 class Environment:
-    """One environment in one band; every table is (9,), by `elevation_deg`.
+    """One environment in one band; every table is (9,), by `elevation_deg`, and read-only.
 
-    name, band        "suburban"; "S" or "Ka"
+    name, band        one of ENVIRONMENTS; "S" or "Ka"
     elevation_deg     deg, 10 to 90
     los_probability   0 to 1
     los_sigma_db      dB, standard deviation of the shadow fading in line of sight
@@ -74,29 +66,130 @@ class Environment:
     clutter_loss_db: np.ndarray
 
 
-ENVIRONMENTS = tuple(sorted(_LOS_PROBABILITY))
+@dataclass(frozen=True, eq=False)
+class SmallScale:
+    """Multipath of one environment in one band, with or without line of sight: (9,) by `elevation_deg`, read-only.
+
+    Angles are of arrival: those of departure have no spread (TR 38.811 6.7.2, note 8). mu and sigma are the mean and
+    standard deviation of a normal law; lg_ is the decimal logarithm of s or deg. Every cluster has N_RAYS rays.
+
+    elevation_deg                        deg, 10 to 90
+    lg_delay_spread_mu, _sigma           log10 s
+    lg_azimuth_spread_mu, _sigma         log10 deg
+    lg_zenith_spread_mu, _sigma          log10 deg
+    k_factor_mu_db, _sigma_db            dB; 0 without line of sight, where there is none
+    delay_scaling                        r_tau
+    cross_polar_mu_db, _sigma_db         dB, cross-polarisation power ratio
+    n_clusters                           int
+    cluster_delay_spread_s               s, c_DS
+    cluster_azimuth_spread_deg           deg, c_ASA
+    cluster_zenith_spread_deg            deg, c_ZSA
+    cluster_shadow_db                    dB, standard deviation of each cluster's power
+    correlation_distance_m       (5,)    m, of CORRELATED; K's without line of sight (1 m) stands for nothing
+    cross_correlation       (9, 5, 5)    of CORRELATED
+    """
+
+    elevation_deg: np.ndarray
+    lg_delay_spread_mu: np.ndarray
+    lg_delay_spread_sigma: np.ndarray
+    lg_azimuth_spread_mu: np.ndarray
+    lg_azimuth_spread_sigma: np.ndarray
+    lg_zenith_spread_mu: np.ndarray
+    lg_zenith_spread_sigma: np.ndarray
+    k_factor_mu_db: np.ndarray
+    k_factor_sigma_db: np.ndarray
+    delay_scaling: np.ndarray
+    cross_polar_mu_db: np.ndarray
+    cross_polar_sigma_db: np.ndarray
+    n_clusters: np.ndarray
+    cluster_delay_spread_s: np.ndarray
+    cluster_azimuth_spread_deg: np.ndarray
+    cluster_zenith_spread_deg: np.ndarray
+    cluster_shadow_db: np.ndarray
+    correlation_distance_m: np.ndarray
+    cross_correlation: np.ndarray
 
 
 def environment(name: str, carrier_hz: float) -> Environment:
     """The tables of an environment for a carrier: Ka band from 6 GHz on, S band below.
 
-    name         of the environment; "suburban"
+    name         one of ENVIRONMENTS
     carrier_hz   ()  Hz   carrier frequency
 
     Raises ScenarioError for a name it does not have, naming those it has.
-    Source: TR 38.811 tables 6.6.1-1 and 6.6.2-3. Checked by tests/test_environment.py.
+    Source: TR 38.811 tables 6.6.1-1 and 6.6.2-1 to -3. Checked by tests/channel/test_tables.py.
     """
-    if name not in _LOS_PROBABILITY:
-        known = ", ".join(sorted(_LOS_PROBABILITY))
-        raise ScenarioError(f"link.environment {name!r} is not known; there is: {known}")
-    band = "Ka" if carrier_hz >= KA_BAND_FROM_HZ else "S"
-    los_sigma, nlos_sigma, clutter = (np.array(row) for row in _TABLES[name, band])
+    return _environment(_known(name), _band(carrier_hz))
+
+
+def small_scale(name: str, carrier_hz: float, los: bool) -> SmallScale:
+    """The multipath of an environment for a carrier, with (`los` true) or without line of sight.
+
+    name         one of ENVIRONMENTS
+    carrier_hz   ()  Hz   carrier frequency
+
+    Correlation distances and cross-correlations of rural are those of suburban: the sources had none of its own.
+    Raises ScenarioError for a name it does not have, naming those it has.
+    Source: TR 38.811 tables 6.7.2-1a to -8b. Checked by tests/channel/test_tables.py.
+    """
+    return _small_scale(_known(name), _band(carrier_hz), "LOS" if los else "NLOS")
+
+
+def _known(name: str) -> str:
+    if name not in ENVIRONMENTS:
+        raise ScenarioError(f"link.environment {name!r} is not known; there is: {', '.join(ENVIRONMENTS)}")
+    return name
+
+
+def _band(carrier_hz: float) -> str:
+    return "Ka" if carrier_hz >= KA_BAND_FROM_HZ else "S"
+
+
+@lru_cache
+def _environment(name: str, band: str) -> Environment:
+    columns = _columns("shadow_clutter.csv", (name, band))
+    probability = _columns("los_probability.csv", ())
     return Environment(
         name=name,
         band=band,
-        elevation_deg=REFERENCE_ELEVATION_DEG.copy(),
-        los_probability=np.array(_LOS_PROBABILITY[name]),
-        los_sigma_db=los_sigma,
-        nlos_sigma_db=nlos_sigma,
-        clutter_loss_db=clutter,
+        elevation_deg=columns["elevation_deg"],
+        los_probability=probability[name],
+        los_sigma_db=columns["los_sigma_db"],
+        nlos_sigma_db=columns["nlos_sigma_db"],
+        clutter_loss_db=columns["clutter_loss_db"],
     )
+
+
+@lru_cache
+def _small_scale(name: str, band: str, sight: str) -> SmallScale:
+    columns = _columns("small_scale.csv", (name, sight, band))
+    related = _columns("correlations.csv", ("suburban" if name == "rural" else name, sight, band))
+    cross_correlation = np.ones((REFERENCE_ELEVATION_DEG.size, len(CORRELATED), len(CORRELATED)))
+    for i, one in enumerate(CORRELATED):
+        for j in range(i + 1, len(CORRELATED)):
+            cross_correlation[:, i, j] = cross_correlation[:, j, i] = related[f"{one}_{CORRELATED[j]}"]
+    columns |= {
+        "n_clusters": _fixed(columns["n_clusters"].astype(np.int64)),
+        "correlation_distance_m": _fixed(np.array([related[f"d_{one}"][0] for one in CORRELATED])),
+        "cross_correlation": _fixed(cross_correlation),
+    }
+    return SmallScale(**columns)
+
+
+def _columns(name: str, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Columns of the rows of a data file that begin with these keys, by their names, read-only."""
+    header, *rows = _rows(name)
+    chosen = np.array([row[len(keys) :] for row in rows if row[: len(keys)] == keys], dtype=float)
+    return {column: _fixed(values) for column, values in zip(header[len(keys) :], chosen.T.copy())}
+
+
+@lru_cache
+def _rows(name: str) -> tuple[tuple[str, ...], ...]:
+    """Lines of a data file, the first being its header."""
+    with (DATA / name).open(encoding="utf-8", newline="") as file:
+        return tuple(tuple(row) for row in csv.reader(line for line in file if not line.startswith("#")))
+
+
+def _fixed(values: np.ndarray) -> np.ndarray:
+    values.flags.writeable = False
+    return values
