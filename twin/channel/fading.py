@@ -71,7 +71,7 @@ def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: 
     Line of sight and shadow fading: twin/channel/large_scale.py. Paths by link.multipath: `scatter` here, 3GPP's in
     twin/channel/clusters.py and profiles.py. Without line of sight the scattered paths carry all the power, and clutter
     loss (path_gain) takes it away. Raises ValueError where the course is no whole number of slots.
-    Source: docs/physics.md, TR 38.811 6.6. Checked by tests/test_channel.py (fading statistics).
+    Source: docs/physics.md, TR 38.811 6.6. Checked by tests/channel/test_link.py (fading statistics).
     """
     n_rows = len(course.elevation_deg)
     if samples < 1 or n_rows % samples:

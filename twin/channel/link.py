@@ -324,7 +324,7 @@ def path_gain(
 
     Returns the same shape, linear, without the array gain (which stands in the paths' amplitudes).
     Source: arXiv 2402.04865 eq. (7), (8) as read in docs/physics.md.
-    Checked by tests/test_channel.py::test_snr_is_that_of_the_link_budget.
+    Checked by tests/channel/test_link.py::test_snr_is_that_of_the_link_budget.
     """
     air_db = sum(atmosphere_loss_db(link, elevation_deg).values())
     loss_db = free_space_loss_db(slant_range_m, link.carrier_hz) + air_db + np.asarray(shadow_db)
@@ -401,7 +401,7 @@ class NominalLink:
         tx_beam_deg  (..., n, 2)  deg    theta, phi; leading axes broadcast
         rx_beam_deg  (..., n, 2)  deg
 
-        Returns (..., n), linear. Checked by tests/test_channel.py::test_nominal_link_is_the_channel_without_chance.
+        Returns (..., n), linear. Checked by tests/channel/test_link.py::test_nominal_link_is_the_channel_without_chance.
         """
         tx_gain = self._gain("tx", tx_beam_deg, pointing.tx_beam_deg)
         rx_gain = self._gain("rx", rx_beam_deg, pointing.rx_beam_deg)

@@ -40,7 +40,7 @@ def slot_link(
     Returns snr (n_groups,) linear, the mean over each group's blocks; rate_bps (n_groups,), the sum over each
     group's blocks; both means over the samples. And strength (n_rx,), mean |H w_t| per antenna over the used blocks at
     the slot's start, 0 where none is used.
-    Checked by tests/test_channel.py::test_slot_agrees_with_the_full_matrix.
+    Checked by tests/channel/test_link.py::test_slot_agrees_with_the_full_matrix.
     """
     n_groups, n_rx = link.n_groups, link.rx_antennas[0] * link.rx_antennas[1]
     snr, rate_bps, strength = np.zeros((1, n_groups)), np.zeros((1, n_groups)), np.zeros(n_rx)
