@@ -203,8 +203,11 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     f"link.{side}_aperture_m is one antenna in place of a panel: set link.{side}_antennas = [1, 1], "
                     f"got {list(antennas)}"
                 )
-        if self.polarisation and self.multipath == "scatter":
-            raise ScenarioError("link.polarisation is for 3GPP's paths: choose another link.multipath than `scatter`")
+        if self.polarisation and (self.multipath == "scatter" or self.multipath.startswith("ntn-tdl")):
+            raise ScenarioError(
+                "link.polarisation is for paths that have one: link.multipath must be `clusters`, `rays` or one of "
+                f"`ntn-cdl-a` to `ntn-cdl-d`, got `{self.multipath}`"
+            )
         environment(self.environment, self.carrier_hz)
 
     @property
