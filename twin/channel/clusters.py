@@ -48,7 +48,7 @@ AZIMUTH_SCALING, ZENITH_SCALING = (0.501, 0.680, 0.779), (0.430, 0.594, 0.697)
 # TR 38.901 eq. 7.5-3, 7.5-10, 7.5-15: what line of sight makes of them, by powers of K in dB
 DELAY_FIT = (0.7705, -0.0433, 0.0002, 0.000017)
 AZIMUTH_FIT, ZENITH_FIT = (1.1035, -0.028, -0.002, 0.0001), (1.3086, 0.0339, -0.0077, 0.0002)
-FITTED_FROM_DB = -5.0  # below, two of them pass zero (-10 and -20 dB); here all are near 1, the value without a direct path
+FITTED_FROM_DB = -5.0  # below, two of them pass zero (at -10 and -20 dB); here all are near 1, as without direct path
 MAX_AZIMUTH_SPREAD_DEG, MAX_ZENITH_SPREAD_DEG = 104.0, 52.0  # TR 38.901 7.5 step 4
 
 FIELDS = {  # what an antenna sends along its polar and azimuthal unit vectors; these and the wave are right-handed
@@ -379,7 +379,7 @@ def trace_rays(
             c = cluster[p]
             path_azimuth_deg, path_zenith_deg = azimuth_deg + of_clusters[i, 2, c], zenith_deg + of_clusters[i, 3, c]
             strength = np.sqrt(of_clusters[i, 0, c] / N_RAYS)
-            for k in range(first_ray[p], first_ray[p + 1]):
+            for k in range(first_ray[p], first_ray[p + 1]):  # azimuth in `now`, zenith in `rate`, whole turns
                 now[k] = (path_azimuth_deg + ray_azimuth_deg * ray[AZIMUTH, k]) / 360.0
                 rate[k] = (path_zenith_deg + ray_zenith_deg * ray[ZENITH, k]) / 360.0
                 real[k], imag[k] = ray[EQUAL_RE, k], ray[EQUAL_IM, k]

@@ -11,7 +11,7 @@ import numpy as np
 
 from twin.channel.arrays import direction_cosines
 from twin.channel.clusters import clustered
-from twin.channel.large_scale import LargeScale, autoregression, draw_los, draw_shadow, draw_spreads
+from twin.channel.large_scale import autoregression, draw_los, draw_shadow, draw_spreads
 from twin.channel.link import Link
 from twin.channel.paths import Paths
 from twin.channel.profiles import profile, profiled
