@@ -1,7 +1,9 @@
 """The slow part of a pass's channel: line of sight, shadow fading, and how wide the multipath spreads.
 
-Line of sight and shadow fading follow the tables of TR 38.811 by elevation, whatever makes them change: time, the
-satellite's way across the sky, or the terminal's way over ground.
+All of it follows the tables of TR 38.811 by elevation; what makes it change is time, or the way of the ray through what
+stands around the terminal. The tables' correlation distances are those of a terminal that walks under a satellite at
+rest: its ray to the satellite is shifted by as much. A satellite that moves turns the ray instead, and shifts it by the
+angle times the distance to what stands there, link.obstacle_m. `ray_way_m` adds both as vectors.
 """
 
 from dataclasses import dataclass
@@ -10,8 +12,13 @@ import numpy as np
 from numba import njit
 
 from twin.channel.link import Link
-from twin.channel.losses import los_probability, shadow_sigma_db
-from twin.geometry import Pointing
+from twin.channel.losses import at_elevation, los_probability, shadow_sigma_db
+from twin.channel.tables import CORRELATED, REFERENCE_ELEVATION_DEG, SmallScale, small_scale
+from twin.geometry import Pointing, unit_vector
+
+NEAREST_OBSTACLE_M = 1e-3  # a turn of the ray is the shift here over the distance, so there must be one
+MAX_AZIMUTH_SPREAD_DEG = 104.0  # TR 38.901 7.5, step 4
+MAX_ZENITH_SPREAD_DEG = 52.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +27,7 @@ class LargeScale:
 
     los                (n,) bool  line of sight
     shadow_db          (n,)       dB, positive is loss
-    k_factor_db        (n,)       dB, direct path over all others; meaningless without line of sight
+    k_factor_db        (n,)       dB, direct path over all others; 0 and meaningless without line of sight
     delay_spread_s     (n,)       s, root mean square
     azimuth_spread_deg (n,)       deg, of arrival, root mean square
     zenith_spread_deg  (n,)       deg
@@ -39,22 +46,144 @@ class LargeScale:
 def draw_los(rng: np.random.Generator, link: Link, course: Pointing, slot_s: float) -> np.ndarray:
     """Line of sight in each of the n slots of a pass, (n,) bool.
 
-    Raises NotImplementedError.
+    `dwell`    without line of sight for link.nlos_dwell_s on average, whatever moves, and in it for as long as the
+               probability at the elevation then asks
+    `sojourn`  without line of sight over link.nlos_sojourn_deg of the ray's turn on average: the satellite's way across
+               the sky, with the terminal's way over link.obstacle_m if it moves; for less where the probability rises
+               so fast that it has to be. In every slot the probability is exactly that of the elevation
+    `pass`     one uniform draw a pass: line of sight wherever the probability at the elevation exceeds it
+
+    Source: TR 38.811 table 6.6.1-1; the processes are ours. Checked by tests/channel/test_large_scale.py.
     """
-    leave_nlos = min(1.0, slot_s / link.nlos_dwell_s)
-    n = len(course.elevation_deg)
-    return los_states(rng.random(n), los_probability(course.elevation_deg, link.tables), np.full(n, leave_nlos))
+    probability = los_probability(course.elevation_deg, link.tables)
+    if link.los == "pass":
+        return rng.random() < probability
+    uniform = rng.random(len(probability))
+    if link.los == "dwell":
+        most = probability / (1.0 - probability)  # leaving line of sight must not become more likely than 1
+        return los_states(uniform, probability, np.minimum(most, min(1.0, slot_s / link.nlos_dwell_s)))
+    obstacle_m = max(link.obstacle_m, NEAREST_OBSTACLE_M)
+    turn_deg = np.degrees(ray_way_m(link, course, slot_s) / obstacle_m)
+    before = np.concatenate([probability[:1], probability[:-1]])
+    # Two exponential sojourns: back in sight after this turn, as the chain in continuous time has it ...
+    leave_nlos = -probability * np.expm1(-turn_deg / (link.nlos_sojourn_deg * probability))
+    # ... or sooner: probability = before (1 - leave_los) + (1 - before) leave_nlos must hold from slot to slot
+    leave_nlos = np.maximum(leave_nlos, (probability - before) / (1.0 - before))
+    leave_los = np.maximum((before - probability + (1.0 - before) * leave_nlos) / before, 0.0)
+    leave = leave_los + leave_nlos
+    stationary = np.divide(leave_nlos, leave, out=probability.copy(), where=leave > 0.0)
+    return los_states(uniform, stationary, leave_nlos)
 
 
 def draw_shadow(rng: np.random.Generator, link: Link, course: Pointing, los: np.ndarray, slot_s: float) -> np.ndarray:
-    """Shadow fading of a pass, (n,) dB: one Gaussian process times the sigma of the slot's elevation and state."""
+    """Shadow fading of a pass, (n,) dB: one Gaussian process times the sigma of the slot's elevation and state.
+
+    Its correlation falls exponentially, over link.shadow_dwell_s (`dwell`) or over the way of the ray with the
+    correlation distance of the slot's state (`distance`).
+    Source: TR 38.811 tables 6.6.2-1 to -3 and 6.7.2. Checked by tests/channel/test_large_scale.py.
+    """
     n = len(course.elevation_deg)
-    shadow = autoregression(rng.standard_normal((n, 1)), np.full(n, np.exp(-slot_s / link.shadow_dwell_s)))[:, 0]
+    correlation = np.full(n, np.exp(-slot_s / link.shadow_dwell_s))
+    if link.shadow == "distance":
+        correlation = _over_way(link, course, los, slot_s)[:, CORRELATED.index("SF")]
+    shadow = autoregression(rng.standard_normal((n, 1)), np.ascontiguousarray(correlation))[:, 0]
     return shadow * shadow_sigma_db(course.elevation_deg, los, link.tables)
 
 
-def draw_spreads(rng: np.random.Generator, link: Link, course: Pointing, los: np.ndarray, slot_s: float) -> LargeScale:
-    raise NotImplementedError
+def draw_spreads(
+    rng: np.random.Generator, link: Link, course: Pointing, los: np.ndarray, shadow_db: np.ndarray, slot_s: float
+) -> LargeScale:
+    """K factor, spreads and cross-polarisation of a pass, with its line of sight and shadow fading.
+
+    los        (n,)  bool  of draw_los
+    shadow_db  (n,)  dB    of draw_shadow
+
+    At every elevation and state they have the means, deviations and cross-correlations of the tables, linearly between
+    the reference elevations. Independent Gaussian processes, shadow fading the first, are each correlated over the way
+    of the ray with the table's distance, and then mixed by the Cholesky factor of the cross-correlations (all tables
+    have one). So shadow fading stays as it is, and each of the others keeps something of those before it over the way:
+    in line of sight the tables' distances and cross-correlations exclude each other for processes of first order
+    (test_no_first_order_process_has_both_distances_and_cross_correlations). The cross-polarisation ratio is independent
+    of all; it has no distance in the tables and takes the delay spread's.
+    Source: TR 38.811 tables 6.7.2-1a to -8b, TR 38.901 7.5 step 4. Checked by tests/channel/test_large_scale.py.
+    """
+    n, n_correlated = len(los), len(CORRELATED)
+    over_way = _over_way(link, course, los, slot_s)
+    over_way = np.column_stack([over_way[:, 1:], over_way[:, CORRELATED.index("DS")]])
+    noise = rng.standard_normal((n, n_correlated))
+    alone = np.empty((n, n_correlated))
+    alone[:, 0] = shadow_db / shadow_sigma_db(course.elevation_deg, los, link.tables)
+    for j in range(n_correlated - 1):
+        alone[:, j + 1] = _series(noise[:, j], over_way[:, j])
+    cross_polar = _series(noise[:, -1], over_way[:, -1])
+    k_factor, delay, azimuth, zenith = _mixed(link, course, los, alone)[:, 1:].T
+
+    seen, hidden = (small_scale(link.environment, link.carrier_hz, state) for state in (True, False))
+
+    def at_state(column: str) -> np.ndarray:
+        of_states = (at_elevation(course.elevation_deg, t.elevation_deg, getattr(t, column)) for t in (seen, hidden))
+        return np.where(los, *of_states)
+
+    def drawn(mu: str, sigma: str, standard: np.ndarray) -> np.ndarray:
+        return at_state(mu) + at_state(sigma) * standard
+
+    lg_delay = drawn("lg_delay_spread_mu", "lg_delay_spread_sigma", delay)
+    lg_azimuth = drawn("lg_azimuth_spread_mu", "lg_azimuth_spread_sigma", azimuth)
+    lg_zenith = drawn("lg_zenith_spread_mu", "lg_zenith_spread_sigma", zenith)
+    return LargeScale(
+        los=los,
+        shadow_db=shadow_db,
+        k_factor_db=drawn("k_factor_mu_db", "k_factor_sigma_db", k_factor),
+        delay_spread_s=10.0**lg_delay,
+        azimuth_spread_deg=np.minimum(10.0**lg_azimuth, MAX_AZIMUTH_SPREAD_DEG),
+        zenith_spread_deg=np.minimum(10.0**lg_zenith, MAX_ZENITH_SPREAD_DEG),
+        cross_polar_db=drawn("cross_polar_mu_db", "cross_polar_sigma_db", cross_polar),
+    )
+
+
+def ray_way_m(link: Link, course: Pointing, slot_s: float) -> np.ndarray:
+    """How far the ray to the satellite has moved, where obstacles stand, since the slot before; (n,) m, the first 0.
+
+    That is the terminal's step over ground plus link.obstacle_m times the change of the satellite's direction, as
+    vectors: they add up where the terminal goes the satellite's way; where it goes the other way, an obstacle at that
+    distance stays in the ray for longer.
+    Checked by tests/channel/test_large_scale.py.
+    """
+    x, y, z = unit_vector(course.rx_beam_deg[:, 0], course.rx_beam_deg[:, 1]).T
+    ahead_rad = np.radians(course.heading_deg)  # the frame turns with the satellite's track: back to east, north, up
+    east = x * np.sin(ahead_rad) - y * np.cos(ahead_rad)
+    north = x * np.cos(ahead_rad) + y * np.sin(ahead_rad)
+    shift_m = max(link.obstacle_m, NEAREST_OBSTACLE_M) * np.diff(np.stack([east, north, z], axis=1), axis=0)
+    step_m, heading_rad = link.speed_m_s * slot_s, np.radians(link.heading_deg)
+    shift_m += [step_m * np.sin(heading_rad), step_m * np.cos(heading_rad), 0.0]
+    return np.concatenate([np.zeros(min(1, len(x))), np.linalg.norm(shift_m, axis=1)])
+
+
+def _over_way(link: Link, course: Pointing, los: np.ndarray, slot_s: float) -> np.ndarray:
+    """Correlation with the row before of each of CORRELATED, (n, 5), by the way of the ray and the row's state."""
+    way_m = ray_way_m(link, course, slot_s)
+    seen, hidden = (
+        small_scale(link.environment, link.carrier_hz, state).correlation_distance_m for state in (True, False)
+    )
+    return np.exp(-way_m[:, None] / np.where(los[:, None], seen, hidden))
+
+
+def _series(noise: np.ndarray, correlation: np.ndarray) -> np.ndarray:
+    """`autoregression` of one column, in arrays of the one layout it is compiled for."""
+    return autoregression(np.ascontiguousarray(noise)[:, None], np.ascontiguousarray(correlation))[:, 0]
+
+
+def _mixed(link: Link, course: Pointing, los: np.ndarray, alone: np.ndarray) -> np.ndarray:
+    """Independent standard normals (n, 5) with the cross-correlations of each row's elevation and state."""
+    place = np.interp(course.elevation_deg, REFERENCE_ELEVATION_DEG, np.arange(REFERENCE_ELEVATION_DEG.size))
+    low = np.minimum(place.astype(np.int64), REFERENCE_ELEVATION_DEG.size - 2)
+    share = (place - low)[:, None, None]
+
+    def between(tables: SmallScale) -> np.ndarray:  # a mean of two correlation matrices is one again
+        return (1.0 - share) * tables.cross_correlation[low] + share * tables.cross_correlation[low + 1]
+
+    seen, hidden = (between(small_scale(link.environment, link.carrier_hz, state)) for state in (True, False))
+    return np.einsum("nij,nj->ni", np.linalg.cholesky(np.where(los[:, None, None], seen, hidden)), alone)
 
 
 @njit(cache=True)
@@ -81,7 +210,7 @@ def los_states(uniform, probability, leave_nlos):
 
 @njit(cache=True)
 def autoregression(noise, correlation):
-    """Kernel: unit-variance Gaussian series (n, k) from white noise (n, k); correlation (n,) is that with the row before."""
+    """Kernel: unit-variance Gaussian series (n, k) from white noise (n, k), with correlation (n,) to the row before."""
     series = noise.copy()
     for i in range(1, noise.shape[0]):
         innovation = np.sqrt(1.0 - correlation[i] * correlation[i])
