@@ -21,6 +21,7 @@ from twin.channel.clusters import (
     trace,
     velocity,
 )
+from twin.channel.fading import draw_fading
 from twin.channel.large_scale import LargeScale
 from twin.channel.link import Link
 from twin.channel.tables import ENVIRONMENTS, REFERENCE_ELEVATION_DEG, small_scale
@@ -251,16 +252,6 @@ def test_angles_and_delays_stay_finite_at_any_k_factor(k_factor_db):
     assert np.abs(found.zenith_deg).max() < 1000.0
     assert (found.delay_s >= 0.0).all()
     assert found.delay_s.max() < 10e-6
-
-
-def test_spreads_are_limited_to_those_of_the_standard():
-    tables = small_scale("urban", 2e9, False)
-    drawn = draw_clusters(np.random.default_rng(4), tables, 3)
-    rows, elevation_deg = np.zeros(1, dtype=int), np.array([30.0])
-    wide = clusters_at(tables, drawn, elevation_deg, spreads(1, False, 0.0, 1e-8, 1e4, 1e4), rows, False)
-    limit = clusters_at(tables, drawn, elevation_deg, spreads(1, False, 0.0, 1e-8, 104.0, 52.0), rows, False)
-    np.testing.assert_array_equal(wide.azimuth_deg, limit.azimuth_deg)
-    np.testing.assert_array_equal(wide.zenith_deg, limit.zenith_deg)
 
 
 # Rays
@@ -602,13 +593,11 @@ def test_mean_power_of_scattered_waves_is_that_of_equal_and_crossed_polarisation
     link, course = link_of("rays", polarisation=(satellite, terminal)), standing(1)
     layout, clusters = lay_out(50, 0, True), Clusters.empty(1, 50)
     clusters.power[:], clusters.cross_mu_db[:] = 1.0 / 50.0, 10.0
-    found = [
-        np.abs(
-            trace(link, course, clusters, layout, draw_rays(rng, layout, link.polarisation)[None], np.zeros(1, int), 1, 1)
-            .amplitude[0, 1:]
-        ) ** 2
-        for rng in np.random.default_rng(8).spawn(40)
-    ]  # fmt: skip
+    found = []
+    for rng in np.random.default_rng(8).spawn(40):
+        rays = draw_rays(rng, layout, link.polarisation)[None]
+        paths = trace(link, course, clusters, layout, rays, np.zeros(1, int), SLOT_S, 1)
+        found.append(np.abs(paths.amplitude[0, 1:]) ** 2)
     power = np.array(found).ravel() * 1000.0
     shares = np.outer(np.abs(FIELDS[terminal]) ** 2, np.abs(FIELDS[satellite]) ** 2)
     expected = (shares * np.where(np.eye(2, dtype=bool), 1.0, 0.1)).sum()
@@ -620,10 +609,37 @@ def test_cross_polarisation_ratio_of_rays_is_normal_in_db():
     layout, clusters = lay_out(200, 0, True), Clusters.empty(1, 200)
     clusters.power[:], clusters.cross_mu_db[:], clusters.cross_sigma_db[:] = 1.0 / 200.0, 8.0, 4.0
     rays = draw_rays(np.random.default_rng(9), layout, link.polarisation)[None]
-    paths = trace(link, course, clusters, layout, rays, np.zeros(1, int), 1, 1)
+    paths = trace(link, course, clusters, layout, rays, np.zeros(1, int), SLOT_S, 1)
     ratio_db = -to_db(np.abs(paths.amplitude[0, 1:]) ** 2 * 4000.0)
     assert abs(ratio_db.mean() - 8.0) < SIGMAS * 4.0 / np.sqrt(4000.0)
     assert abs(ratio_db.std() - 4.0) < SIGMAS * 4.0 / np.sqrt(8000.0)
+
+
+# As fading
+
+
+@pytest.mark.parametrize("multipath", ["clusters", "rays"])
+def test_fading_of_a_real_pass_agrees_with_itself_sampled_finer_and_cut_short(multipath):
+    link = link_of(multipath, speed_m_s=1.0, environment="suburban", los="sojourn", shadow="distance")
+    whole, fine, short = (
+        draw_fading(np.random.default_rng(7), link, course, SLOT_S, samples)
+        for course, samples in ((overpass(800), 1), (overpass(800, 3), 3), (overpass(100), 1))
+    )
+    assert 0 < np.count_nonzero(whole.los) < 800
+    for name in ("los", "shadow_db", "amplitude", "arrival", "delay_s"):
+        np.testing.assert_allclose(getattr(fine, name)[::3], getattr(whole, name), rtol=0, atol=1e-9)
+        np.testing.assert_array_equal(getattr(short, name), getattr(whole, name)[:100])
+    np.testing.assert_array_equal(whole.amplitude[:, 0] != 0.0, whole.los)
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("carrier_hz", [2e9, 20e9])
+def test_fading_has_the_array_gain_in_all_environments(environment, carrier_hz):
+    link = link_of("rays", environment=environment, carrier_hz=carrier_hz)
+    fading = draw_fading(np.random.default_rng(8), link, overpass(300), SLOT_S)
+    np.testing.assert_allclose((np.abs(fading.amplitude) ** 2).sum(axis=1), link.array_gain, rtol=1e-9)
+    for values in (fading.amplitude, fading.arrival, fading.delay_s):
+        assert np.isfinite(values).all()
 
 
 # Kernel

@@ -27,7 +27,7 @@ from twin.channel.large_scale import LargeScale
 from twin.channel.link import Link
 from twin.channel.losses import at_elevation
 from twin.channel.paths import Paths
-from twin.channel.tables import SmallScale, small_scale
+from twin.channel.tables import N_RAYS, SmallScale, small_scale
 from twin.geometry import Pointing, unit_vector
 from twin.sgp4_kernel import ROUNDER, loops, sincos_of_four
 from twin.units import SPEED_OF_LIGHT_M_S, from_db
@@ -36,7 +36,6 @@ from twin.units import SPEED_OF_LIGHT_M_S, from_db
 RAY_OFFSETS = np.outer(
     [0.0447, 0.1413, 0.2492, 0.3715, 0.5129, 0.6797, 0.8844, 1.1481, 1.5195, 2.1551], [1.0, -1.0]
 ).ravel()
-N_RAYS = RAY_OFFSETS.size
 SUBCLUSTERS = (  # TR 38.901 table 7.5-5: rays, counted from 0, and delay in c_DS
     ((0, 1, 2, 3, 4, 5, 6, 7, 18, 19), 0.0),
     ((8, 9, 10, 11, 16, 17), 1.28),
@@ -49,7 +48,6 @@ AZIMUTH_SCALING, ZENITH_SCALING = (0.501, 0.680, 0.779), (0.430, 0.594, 0.697)
 DELAY_FIT = (0.7705, -0.0433, 0.0002, 0.000017)
 AZIMUTH_FIT, ZENITH_FIT = (1.1035, -0.028, -0.002, 0.0001), (1.3086, 0.0339, -0.0077, 0.0002)
 FITTED_FROM_DB = -5.0  # below, two of them pass zero (at -10 and -20 dB); here all are near 1, as without direct path
-MAX_AZIMUTH_SPREAD_DEG, MAX_ZENITH_SPREAD_DEG = 104.0, 52.0  # TR 38.901 7.5 step 4
 
 FIELDS = {  # what an antenna sends along its polar and azimuthal unit vectors; these and the wave are right-handed
     "vertical": np.array([1.0, 0.0]),
@@ -143,8 +141,9 @@ def clustered(
     """The paths of a pass by TR 38.811 6.7.2, one for each (sub-)cluster or, where link.multipath is `rays`, each ray.
 
     course   n * samples rows
-    large    n slots, held during each
+    large    n slots, held during each; its spreads within the limits of TR 38.901 7.5 step 4
 
+    Cross-polarisation is drawn ray by ray from the tables (step 9), not taken from `large`.
     Checked by tests/channel/test_clusters.py.
     """
     slots = course[::samples]
@@ -268,8 +267,7 @@ def clusters_at(
     with_specular = is_first * specular[:, None]  # for the angles, the direct path belongs to the first cluster
     peak = (power + with_specular).max(axis=1, keepdims=True)
     level = -np.log(np.minimum((strength + with_specular) / peak, 1.0))  # not of `power`: that of a rising one is 0
-    azimuth_spread_deg = np.minimum(large.azimuth_spread_deg[rows], MAX_AZIMUTH_SPREAD_DEG)[:, None]
-    zenith_spread_deg = np.minimum(large.zenith_spread_deg[rows], MAX_ZENITH_SPREAD_DEG)[:, None]
+    azimuth_spread_deg, zenith_spread_deg = large.azimuth_spread_deg[rows, None], large.zenith_spread_deg[rows, None]
     azimuth_deg = drawn.azimuth_sign * (azimuth_spread_deg / 0.7 * np.sqrt(level) / azimuth_scaling[:, None])
     zenith_deg = drawn.zenith_sign * (zenith_spread_deg * level / zenith_scaling[:, None])
     azimuth_deg += azimuth_spread_deg / 7.0 * drawn.azimuth_jitter

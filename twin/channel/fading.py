@@ -59,23 +59,20 @@ def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: 
         raise ValueError(f"course must have a whole number of {samples} rows a slot, got {n_rows}")
     slots = course[::samples]
     # a generator each: a longer pass then begins with the very draws of a shorter one
-    of_los, of_shadow, *of_scatter = rng.spawn(7)
-    of_paths = of_scatter[0]
+    of_los, of_shadow, *of_paths = rng.spawn(7)
     fixed = profile(link.multipath)
     if fixed is not None:
         los = np.full(len(slots.elevation_deg), fixed.los)
     else:
         los = draw_los(of_los, link, slots, slot_s)
-    if link.multipath in ("clusters", "rays"):
-        large = draw_spreads(of_shadow, link, slots, los, slot_s)
-        shadow_db = large.shadow_db
-        paths = clustered(of_paths, link, course, large, slot_s, samples)
+    shadow_db = draw_shadow(of_shadow, link, slots, los, slot_s)
+    if fixed is not None:
+        paths = profiled(of_paths[0], link, course, slot_s, samples)
+    elif link.multipath == "scatter":
+        paths = scattered(of_paths, link, course, los, slot_s, samples)
     else:
-        shadow_db = draw_shadow(of_shadow, link, slots, los, slot_s)
-        if fixed is not None:
-            paths = profiled(of_paths, link, course, slot_s, samples)
-        else:
-            paths = scattered(of_scatter, link, course, los, slot_s, samples)
+        large = draw_spreads(of_paths[1], link, slots, los, shadow_db, slot_s)
+        paths = clustered(of_paths[0], link, course, large, slot_s, samples)
     return Fading(
         np.repeat(los, samples),
         np.repeat(shadow_db, samples),

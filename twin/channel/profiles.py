@@ -1,8 +1,8 @@
 """The fixed multipath profiles of TR 38.811 6.9: tapped delay lines NTN-TDL-A to -D, clustered ones NTN-CDL-A to -D.
 
 A and B are without line of sight, C and D with it, whatever the elevation. Delays are those of the tables times
-link.delay_spread_s, powers those of the tables made to add up to 1 (as printed, A's and B's add up to 1.6 and 2.1). Path 0
-is the direct one, of no power in A and B.
+link.delay_spread_s, powers those of the tables made to add up to 1 (as printed, those of B add up to 2.07).
+Path 0 is the direct one, of no power in A and B.
 
 Taps: every path comes from the direct direction. Each tap is a sum of N_WAVES waves that arrive level with the ground
 from all sides, so its spectrum is Jakes' of the terminal's speed; the direct path, to which all phases refer, has its
@@ -129,7 +129,8 @@ def tapped(rng, link: Link, fixed: Profile, course: Pointing, slot_s: float, sam
 def direct_turns(link: Link, course: Pointing, slot_s: float, samples: int) -> np.ndarray:
     """Turns of the direct path by the terminal's motion since the pass began, the integral of u.v / lambda.
 
-    Returns (n * samples,). Trapezoids over whole slots, and from a slot's beginning to a row within it, as in twin/channel/clusters.py.
+    Returns (n * samples,). Trapezoids over whole slots, and from a slot's beginning to a row within it, as those of
+    twin/channel/clusters.py are.
     """
     along_hz = earth_fixed(course) @ velocity(link) * (link.carrier_hz / SPEED_OF_LIGHT_M_S)
     at_slots = along_hz[::samples]
