@@ -84,7 +84,7 @@ def beam_factor(beam_deg: ArrayLike, direction_deg: ArrayLike, antennas: tuple[i
     antennas       (2,)           along x and y
 
     Returns (...) complex, magnitude 1 where both angles agree. Source: eq. (2) to (6), summed (a
-    Dirichlet kernel per axis). Checked by tests/channel/test_link.py::test_beam_factor_is_the_product_of_steering_vectors.
+    Dirichlet kernel per axis). Checked by tests/channel/test_link.py.
     """
     both = np.broadcast_arrays(np.asarray(beam_deg, dtype=float), np.asarray(direction_deg, dtype=float))
     if both[0].shape[-1:] != (2,):

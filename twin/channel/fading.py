@@ -7,34 +7,21 @@ kernels of twin/channel/slot.py see nothing else.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import numpy as np
 
 from twin.channel.arrays import direction_cosines
-from twin.channel.large_scale import autoregression, draw_los, draw_shadow
+from twin.channel.clusters import clustered
+from twin.channel.large_scale import autoregression, draw_los, draw_shadow, draw_spreads
 from twin.channel.link import Link
+from twin.channel.paths import Paths
+from twin.channel.profiles import profile, profiled
 from twin.geometry import Pointing
 from twin.parallel import spread
 from twin.units import from_db
 
 ROWS_AT_A_TIME = 4096  # handed to a thread; what it works on then stays in its cache
 CORRELATION_STEP_S = 0.1  # the slot of the default scenario, to which `scatter_correlation` refers
-
-
-class Paths(NamedTuple):
-    """The paths of one link at n times.
-
-    amplitude  (n, n_paths)       complex, Doppler against the direct path included; their mean powers sum to 1
-    arrival    (n, n_paths, 2)    direction cosines psi_x, psi_y in the terminal's frame
-    departure  (n, n_paths, 2)    the same in the satellite's frame; (n, 1, 2) where all paths leave in one direction
-    delay_s    (n, n_paths)       s, in excess of the direct path
-    """
-
-    amplitude: np.ndarray
-    arrival: np.ndarray
-    departure: np.ndarray
-    delay_s: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +56,9 @@ def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: 
     samples  ()                rows of a slot; row i * samples is the same as row i of the draw with one row a slot
 
     Line of sight and shadow fading: twin/channel/large_scale.py. Paths by link.multipath: `scatter` here, 3GPP's in
-    twin/channel/clusters.py and profiles.py. Without line of sight the scattered paths carry all the power, and clutter
-    loss (path_gain) takes it away. Raises ValueError where the course is no whole number of slots.
+    twin/channel/clusters.py and profiles.py. A fixed profile is with or without line of sight for all of the pass.
+    Without line of sight the scattered paths carry all the power, and clutter loss (path_gain) takes it away. Raises
+    ValueError where the course is no whole number of slots.
     Source: docs/physics.md, TR 38.811 6.6. Checked by tests/channel/test_link.py (fading statistics).
     """
     n_rows = len(course.elevation_deg)
@@ -78,10 +66,20 @@ def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: 
         raise ValueError(f"course must have a whole number of {samples} rows a slot, got {n_rows}")
     slots = course[::samples]
     # a generator each: a longer pass then begins with the very draws of a shorter one
-    of_los, of_shadow, *of_scatter = rng.spawn(7)
-    los = draw_los(of_los, link, slots, slot_s)
+    of_los, of_shadow, *of_paths = rng.spawn(7)
+    fixed = profile(link.multipath)
+    if fixed is not None:
+        los = np.full(len(slots.elevation_deg), fixed.los)
+    else:
+        los = draw_los(of_los, link, slots, slot_s)
     shadow_db = draw_shadow(of_shadow, link, slots, los, slot_s)
-    paths = scattered(of_scatter, link, course, los, slot_s, samples)
+    if fixed is not None:
+        paths = profiled(of_paths[0], link, course, slot_s, samples)
+    elif link.multipath == "scatter":
+        paths = scattered(of_paths, link, course, los, slot_s, samples)
+    else:
+        large = draw_spreads(of_paths[1], link, slots, los, shadow_db, slot_s)
+        paths = clustered(of_paths[0], link, course, large, slot_s, samples)
     return Fading(
         np.repeat(los, samples),
         np.repeat(shadow_db, samples),

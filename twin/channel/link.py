@@ -204,8 +204,11 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     f"link.{side}_aperture_m is one antenna in place of a panel: set link.{side}_antennas = [1, 1], "
                     f"got {list(antennas)}"
                 )
-        if self.polarisation and self.multipath == "scatter":
-            raise ScenarioError("link.polarisation is for 3GPP's paths: choose another link.multipath than `scatter`")
+        if self.polarisation and (self.multipath == "scatter" or self.multipath.startswith("ntn-tdl")):
+            raise ScenarioError(
+                "link.polarisation is for paths that have one: link.multipath must be `clusters`, `rays` or one of "
+                f"`ntn-cdl-a` to `ntn-cdl-d`, got `{self.multipath}`"
+            )
         environment(self.environment, self.carrier_hz)
 
     @property
@@ -401,7 +404,7 @@ class NominalLink:
         tx_beam_deg  (..., n, 2)  deg    theta, phi; leading axes broadcast
         rx_beam_deg  (..., n, 2)  deg
 
-        Returns (..., n), linear. Checked by tests/channel/test_link.py::test_nominal_link_is_the_channel_without_chance.
+        Returns (..., n), linear. Checked by tests/channel/test_link.py (nominal link).
         """
         tx_gain = self._gain("tx", tx_beam_deg, pointing.tx_beam_deg)
         rx_gain = self._gain("rx", rx_beam_deg, pointing.rx_beam_deg)
