@@ -83,7 +83,7 @@ def test_power_delay_profile_is_the_printed_one_made_to_add_up_to_one(letter):
     expected = from_db(power_db) / from_db(power_db).sum()
     if letter in "ab":
         delay, expected = [0.0, *delay], np.append(0.0, expected)  # the silent direct path
-    n_draws = 3000
+    n_draws = 1500
     still = [np.abs(draw(seed, link_of(f"ntn-tdl-{letter}"), course()).amplitude[0]) ** 2 for seed in range(n_draws)]
     error = np.std(still, axis=0) / np.sqrt(n_draws)
     assert (np.abs(np.mean(still, axis=0) - expected) <= SIGMAS * error + 1e-12).all()

@@ -80,10 +80,12 @@ def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: 
     else:
         large = draw_spreads(of_paths[1], link, slots, los, shadow_db, slot_s)
         paths = clustered(of_paths[0], link, course, large, slot_s, samples)
+    amplitude = paths.amplitude
+    amplitude *= np.sqrt(link.array_gain)  # in place: with many samples and rays these are hundreds of megabytes
     return Fading(
         np.repeat(los, samples),
         np.repeat(shadow_db, samples),
-        paths.amplitude * np.sqrt(link.array_gain),
+        amplitude,
         paths.arrival,
         paths.departure,
         paths.delay_s,
