@@ -57,7 +57,7 @@ def standing(n, start_s=-60.0):
 
 
 def spreads(n, los=True, k_factor_db=8.0, delay_spread_s=60e-9, azimuth_spread_deg=20.0, zenith_spread_deg=8.0):
-    values = (0.0, k_factor_db, delay_spread_s, azimuth_spread_deg, zenith_spread_deg, 8.0)
+    values = (0.0, k_factor_db, delay_spread_s, azimuth_spread_deg, zenith_spread_deg)
     return LargeScale(np.broadcast_to(los, n).copy(), *(np.broadcast_to(value, n).copy() for value in values))
 
 

@@ -84,12 +84,20 @@ def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: 
     amplitude *= np.sqrt(link.array_gain)  # in place: with many samples and rays these are hundreds of megabytes
     return Fading(
         np.repeat(los, samples),
-        np.repeat(shadow_db, samples),
+        _within_slots(los, shadow_db, samples),
         amplitude,
         paths.arrival,
         paths.departure,
         paths.delay_s,
     )
+
+
+def _within_slots(los: np.ndarray, shadow_db: np.ndarray, samples: int) -> np.ndarray:
+    """Shadow fading of each row: linear from slot to slot, and held where the line of sight changes or the pass ends."""
+    stays = np.concatenate([los[1:] == los[:-1], [False]])[: len(los)]
+    ahead_db = np.where(stays, np.concatenate([shadow_db[1:], shadow_db[-1:]]), shadow_db)
+    part = np.arange(samples) / samples
+    return (shadow_db[:, None] + part * (ahead_db - shadow_db)[:, None]).ravel()
 
 
 def stacked(fadings: Sequence[Fading]) -> Fading:

@@ -17,6 +17,8 @@ from twin.channel.tables import CORRELATED, REFERENCE_ELEVATION_DEG, SmallScale,
 from twin.geometry import Pointing, unit_vector
 
 NEAREST_OBSTACLE_M = 1e-3  # a turn of the ray is the shift here over the distance, so there must be one
+STEPS_TO_1_E = 2.146_193_220_620_582_6  # (1 + s) exp(-s) = 1 / e here
+FORGOTTEN = 745.0  # exp(-s) is 0 here: nothing is left of what was before
 MAX_AZIMUTH_SPREAD_DEG = 104.0  # TR 38.901 7.5, step 4
 MAX_ZENITH_SPREAD_DEG = 52.0
 
@@ -31,7 +33,6 @@ class LargeScale:
     delay_spread_s     (n,)       s, root mean square
     azimuth_spread_deg (n,)       deg, of arrival, root mean square
     zenith_spread_deg  (n,)       deg
-    cross_polar_db     (n,)       dB, cross-polarisation power ratio
     """
 
     los: np.ndarray
@@ -40,7 +41,6 @@ class LargeScale:
     delay_spread_s: np.ndarray
     azimuth_spread_deg: np.ndarray
     zenith_spread_deg: np.ndarray
-    cross_polar_db: np.ndarray
 
 
 def draw_los(rng: np.random.Generator, link: Link, course: Pointing, slot_s: float) -> np.ndarray:
@@ -78,22 +78,22 @@ def draw_los(rng: np.random.Generator, link: Link, course: Pointing, slot_s: flo
 def draw_shadow(rng: np.random.Generator, link: Link, course: Pointing, los: np.ndarray, slot_s: float) -> np.ndarray:
     """Shadow fading of a pass, (n,) dB: one Gaussian process times the sigma of the slot's elevation and state.
 
-    Its correlation falls exponentially, over link.shadow_dwell_s (`dwell`) or over the way of the ray with the
-    correlation distance of the slot's state (`distance`).
+    Its correlation falls exponentially over link.shadow_dwell_s (`dwell`), or smoothly over the way of the ray with the
+    correlation distance of the slot's state (`distance`, see smooth_series).
     Source: TR 38.811 tables 6.6.2-1 to -3 and 6.7.2. Checked by tests/channel/test_large_scale.py.
     """
     n = len(course.elevation_deg)
-    correlation = np.full(n, np.exp(-slot_s / link.shadow_dwell_s))
     if link.shadow == "distance":
-        correlation = _over_way(link, course, los, slot_s)[:, CORRELATED.index("SF")]
-    shadow = autoregression(rng.standard_normal((n, 1)), np.ascontiguousarray(correlation))[:, 0]
+        shadow = smooth_series(rng.standard_normal((n, 2)), _steps(link, course, los, slot_s, "SF"))
+    else:
+        shadow = autoregression(rng.standard_normal((n, 1)), np.full(n, np.exp(-slot_s / link.shadow_dwell_s)))[:, 0]
     return shadow * shadow_sigma_db(course.elevation_deg, los, link.tables)
 
 
 def draw_spreads(
     rng: np.random.Generator, link: Link, course: Pointing, los: np.ndarray, shadow_db: np.ndarray, slot_s: float
 ) -> LargeScale:
-    """K factor, spreads and cross-polarisation of a pass, with its line of sight and shadow fading.
+    """K factor and spreads of a pass, with its line of sight and shadow fading.
 
     los        (n,)  bool  of draw_los
     shadow_db  (n,)  dB    of draw_shadow
@@ -101,21 +101,18 @@ def draw_spreads(
     At every elevation and state they have the means, deviations and cross-correlations of the tables, linearly between
     the reference elevations. Independent Gaussian processes, shadow fading the first, are each correlated over the way
     of the ray with the table's distance, and then mixed by the Cholesky factor of the cross-correlations (all tables
-    have one). So shadow fading stays as it is, and each of the others keeps something of those before it over the way:
-    in line of sight the tables' distances and cross-correlations exclude each other for processes of first order
-    (test_no_first_order_process_has_both_distances_and_cross_correlations). The cross-polarisation ratio is independent
-    of all; it has no distance in the tables and takes the delay spread's.
+    have one). So shadow fading stays as it is, and each of the others keeps something of those before it over the way.
+    Shadow fading that goes by time (`dwell`) is as rough as its law, and delays must not be: spreads are then
+    independent of it.
     Source: TR 38.811 tables 6.7.2-1a to -8b, TR 38.901 7.5 step 4. Checked by tests/channel/test_large_scale.py.
     """
-    n, n_correlated = len(los), len(CORRELATED)
-    over_way = _over_way(link, course, los, slot_s)
-    over_way = np.column_stack([over_way[:, 1:], over_way[:, CORRELATED.index("DS")]])
-    noise = rng.standard_normal((n, n_correlated))
-    alone = np.empty((n, n_correlated))
-    alone[:, 0] = shadow_db / shadow_sigma_db(course.elevation_deg, los, link.tables)
-    for j in range(n_correlated - 1):
-        alone[:, j + 1] = _series(noise[:, j], over_way[:, j])
-    cross_polar = _series(noise[:, -1], over_way[:, -1])
+    noise = rng.standard_normal((len(los), len(CORRELATED), 2))
+    alone = np.stack(
+        [smooth_series(noise[:, j].copy(), _steps(link, course, los, slot_s, of)) for j, of in enumerate(CORRELATED)],
+        axis=1,
+    )
+    if link.shadow == "distance":
+        alone[:, CORRELATED.index("SF")] = shadow_db / shadow_sigma_db(course.elevation_deg, los, link.tables)
     k_factor, delay, azimuth, zenith = _mixed(link, course, los, alone)[:, 1:].T
 
     seen, hidden = (small_scale(link.environment, link.carrier_hz, state) for state in (True, False))
@@ -137,7 +134,6 @@ def draw_spreads(
         delay_spread_s=10.0**lg_delay,
         azimuth_spread_deg=np.minimum(10.0**lg_azimuth, MAX_AZIMUTH_SPREAD_DEG),
         zenith_spread_deg=np.minimum(10.0**lg_zenith, MAX_ZENITH_SPREAD_DEG),
-        cross_polar_db=drawn("cross_polar_mu_db", "cross_polar_sigma_db", cross_polar),
     )
 
 
@@ -159,18 +155,13 @@ def ray_way_m(link: Link, course: Pointing, slot_s: float) -> np.ndarray:
     return np.concatenate([np.zeros(min(1, len(x))), np.linalg.norm(shift_m, axis=1)])
 
 
-def _over_way(link: Link, course: Pointing, los: np.ndarray, slot_s: float) -> np.ndarray:
-    """Correlation with the row before of each of CORRELATED, (n, 5), by the way of the ray and the row's state."""
-    way_m = ray_way_m(link, course, slot_s)
+def _steps(link: Link, course: Pointing, los: np.ndarray, slot_s: float, of: str) -> np.ndarray:
+    """Way of the ray since the slot before over the length of one of CORRELATED in the row's state, (n,)."""
     seen, hidden = (
-        small_scale(link.environment, link.carrier_hz, state).correlation_distance_m for state in (True, False)
+        small_scale(link.environment, link.carrier_hz, state).correlation_distance_m[CORRELATED.index(of)]
+        for state in (True, False)
     )
-    return np.exp(-way_m[:, None] / np.where(los[:, None], seen, hidden))
-
-
-def _series(noise: np.ndarray, correlation: np.ndarray) -> np.ndarray:
-    """`autoregression` of one column, in arrays of the one layout it is compiled for."""
-    return autoregression(np.ascontiguousarray(noise)[:, None], np.ascontiguousarray(correlation))[:, 0]
+    return ray_way_m(link, course, slot_s) * STEPS_TO_1_E / np.where(los, seen, hidden)
 
 
 def _mixed(link: Link, course: Pointing, los: np.ndarray, alone: np.ndarray) -> np.ndarray:
@@ -216,4 +207,30 @@ def autoregression(noise, correlation):
         innovation = np.sqrt(1.0 - correlation[i] * correlation[i])
         for j in range(noise.shape[1]):
             series[i, j] = correlation[i] * series[i - 1, j] + innovation * noise[i, j]
+    return series
+
+
+@njit(cache=True)
+def smooth_series(noise, step):
+    """Kernel: a unit-variance Gaussian series (n,) with correlation (1 + s) exp(-s) over steps that add up to s.
+
+    noise (n, 2)  white; step (n,)  from the row before, the first is not used
+
+    A critically damped oscillator driven by white noise (Matern's law of order 3/2), here with its exact transition
+    over any step. Its slope is finite: a process with an exponential law, which has none, moves by the root of a step.
+    """
+    series = np.empty(noise.shape[0])
+    value, slope = 0.0, 0.0  # independent of each other at any one time, both of variance 1
+    for i in range(noise.shape[0]):
+        s = step[i] if i else FORGOTTEN
+        fade = np.exp(-s)
+        keep, gain, loss, stay = fade * (1.0 + s), fade * s, -fade * s, fade * (1.0 - s)
+        of_value = np.sqrt(max(0.0, 1.0 - keep * keep - gain * gain))
+        shared = -(keep * loss + gain * stay) / of_value if of_value > 0.0 else 0.0
+        of_slope = np.sqrt(max(0.0, 1.0 - loss * loss - stay * stay - shared * shared))
+        value, slope = (
+            keep * value + gain * slope + of_value * noise[i, 0],
+            loss * value + stay * slope + shared * noise[i, 0] + of_slope * noise[i, 1],
+        )
+        series[i] = value
     return series
