@@ -157,6 +157,78 @@ def _passes(loaded: Any, hours: float | None, mask_deg: float | None) -> dict[st
 
 
 @app.command()
+def link(
+    scenario: ScenarioName = "quickstart",
+    pass_: Annotated[
+        int | None, typer.Option("--pass", metavar="N", help="which pass the files are of; default: the highest")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="files: times per slot; default: the scenario's samples_per_slot")
+    ] = None,
+    netcdf: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write everything the link did over the pass (extra `export`)")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="draw the pass (extra `report`)")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that are there")] = False,
+    seed: Annotated[int | None, typer.Option(help="replaces the scenario's seed")] = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """What the radio link does over the passes of a scenario.
+
+    Geometry, Doppler, losses, SNR and rate with both beams always on each other, of every satellite that serves, over
+    its whole turn, with the draws of the seed: as the world plays it. Nobody is asked and nothing is flown.
+    """
+    from hil import link_files
+    from twin.scenario import load
+
+    loaded = load(scenario, {**_overrides(set_), **_direct(seed=seed)})
+    link_files.check_extras(netcdf, png, overwrite)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        world = link_files.traced(loaded)
+        found = [link_files.summary(world.link_trace(i)) for i in range(len(world.services))]
+        chosen = _chosen(found, pass_)
+        if (netcdf or png) and chosen is None:
+            raise ScenarioError(f"scenario {loaded.name}: nobody serves, so there is no pass to write a file of")
+        if netcdf or png:
+            trace = world.link_trace(chosen, samples=samples)
+            if netcdf:
+                link_files.write_netcdf(trace, netcdf, link_files.facts_of(loaded, world), overwrite)
+            if png:
+                link_files.draw(trace, png, f"seed {loaded.seed}", overwrite)
+    except ValueError as error:  # more samples than memory holds
+        raise ScenarioError(f"scenario {loaded.name}: {error}") from None
+    except KeyboardInterrupt:
+        err.print("stopped")
+        raise typer.Exit(INTERRUPTED) from None
+    files = {name: str(path) for name, path in (("netcdf", netcdf), ("png", png)) if path}
+    if as_json:
+        number = None if chosen is None else chosen + 1
+        _print_json({"scenario": loaded.name, "seed": loaded.seed, "passes": found, "pass": number, **files})
+        return
+    console = Console(highlight=False)
+    if not found:
+        console.print("nobody serves in this window; `ntn-twin passes` says who passes when")
+        return
+    where = f"{world.link.carrier_hz / 1e9:g} GHz, {world.link.environment}"
+    about = f"{loaded.name}: seed {loaded.seed}, {where}, beams matched"
+    console.print(about, style="bold", soft_wrap=True)
+    print_table(console, link_files.table(found))
+    for path in files.values():
+        console.print(f"pass {(chosen or 0) + 1} is in {path}", soft_wrap=True, markup=False)
+
+
+def _chosen(found: list[dict[str, Any]], number: int | None) -> int | None:
+    """Which pass is asked for, from 0; by default the highest."""
+    if number is None:
+        return max(range(len(found)), key=lambda i: found[i]["max_elevation_deg"], default=None)
+    if not 1 <= number <= len(found):
+        raise ScenarioError(f"--pass must be from 1 to {len(found)}, the passes of this scenario, got {number}")
+    return number - 1
+
+
+@app.command()
 def run(
     scenario: ScenarioName = "quickstart",
     clock: Annotated[str | None, typer.Option(help="lockstep, realtime or virtual; default: the scenario's")] = None,

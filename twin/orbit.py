@@ -119,6 +119,16 @@ class Ephemeris:
         """Position and velocity of one satellite at many times, (2, n_times, 3), m and m/s; see `state`."""
         return evaluate(*self._segments(satellite_index), np.atleast_1d(self.checked(t_s)))
 
+    def acceleration_of(self, satellite_index: int, t_s: np.ndarray) -> np.ndarray:
+        """The second derivative of one satellite's positions at many times, (n_times, 3), m/s^2, ECEF.
+
+        Checked by tests/channel/test_doppler.py against the slope of the velocity.
+        """
+        coefficients_m, edges_s = self._segments(satellite_index)
+        power = np.arange(1.0, coefficients_m.shape[-1])
+        slopes = coefficients_m[..., 1:] * power * (2.0 / np.diff(edges_s))[:, None, None]
+        return evaluate(slopes, edges_s, np.atleast_1d(self.checked(t_s)))[1]
+
     def segment(self, satellite_index: int, t_s: float) -> tuple[np.ndarray, np.ndarray]:
         """What `track` needs to know one satellite around t_s.
 
@@ -156,6 +166,43 @@ class Ephemeris:
                 f"{self.start_utc.isoformat()}, got {times_s.min():g} to {times_s.max():g}; build it with more seconds"
             )
         return times_s
+
+
+@dataclass(frozen=True, eq=False)
+class Orbit:
+    """One satellite's way as somebody knows it: an ephemeris's, `ahead_s` later, turned eastward by `turn_rad`.
+
+    sky, index  of the ephemeris, and its satellite
+    """
+
+    sky: Ephemeris
+    index: int
+    ahead_s: float = 0.0
+    turn_rad: float = 0.0
+
+    def state(self, t_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities, ECEF, both (n_times, 3), m and m/s."""
+        position_m, velocity_m_s = self.sky.state_of(self.index, t_s + self.ahead_s)
+        if self.turn_rad:
+            position_m, velocity_m_s = position_m @ self._turn.T, velocity_m_s @ self._turn.T
+        return position_m, velocity_m_s
+
+    def segment(self, t_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Its polynomial around t_s as twin.orbit.track takes it: coefficients (3, 8), m, and span (2,), s."""
+        coefficients_m, span_s = self.sky.segment(self.index, t_s + self.ahead_s)
+        if self.turn_rad:
+            coefficients_m = self._turn @ coefficients_m
+        return coefficients_m, span_s - np.array([self.ahead_s, 0.0])
+
+    def acceleration_m_s2(self, t_s: np.ndarray) -> np.ndarray:
+        """The derivative of the velocities, ECEF, (n_times, 3), m/s^2."""
+        found = self.sky.acceleration_of(self.index, t_s + self.ahead_s)
+        return found @ self._turn.T if self.turn_rad else found
+
+    @property
+    def _turn(self) -> np.ndarray:
+        cosine, sine = math.cos(self.turn_rad), math.sin(self.turn_rad)
+        return np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
 
 
 def ephemeris(

@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from twin.catalogue import select
 from twin.channel import Fading, Link, draw_fading, path_gain, slot_link
+from twin.channel.trace import LinkTrace, link_trace
 from twin.errors import ScenarioError, TleError
 from twin.faults import ClockSkew, Fault, Span, StaleTle, spans
 from twin.geometry import Pointing, Site, pointing
@@ -248,10 +249,10 @@ class NtnCell:
 
     def reset(self, seed: int) -> None:
         """Begin at slot 0. Each pass has a generator of its own: its channel does not depend on the window's length."""
-        demand = self.settings.demand
+        self.seed, demand = seed, self.settings.demand
         units = np.random.default_rng([seed, 2]).poisson(demand.mean_units, self.slots + 1)
         self._demand_bps = units * demand.unit_bit / self.slot_s
-        self._channels = [self._channel(service, seed) for service in self.services]
+        self._channels = [self._channel(service) for service in self.services]
         found = spans(self.faults, self.slot_s, seed)
         loss = loss_db(found, len(self._service_of), self.slot_s, self.slots * self.slot_s)
         self._passed = from_db(-loss)  # of the serving link's power, in each slot
@@ -342,6 +343,24 @@ class NtnCell:
         """
         return self._play(self.truth(), tx_beam_deg, rx_beam_deg, np.ones(self.link.n_groups, bool))[1]
 
+    def link_trace(self, turn: int, **options: Any) -> LinkTrace:
+        """Everything the link does over one turn of `services` with this seed: for files and plots, never for seats.
+
+        options  samples, part, tx_beam_deg, rx_beam_deg, threads of twin.channel.trace.link_trace
+        """
+        service = self.services[turn]
+        return link_trace(
+            self.link,
+            self.site,
+            service.orbit,
+            first=service.first,
+            end=service.end,
+            slot_s=self.slot_s,
+            rng=self._generator(service),
+            passed=self._passed[service.first : service.end],
+            **options,
+        )
+
     def step(self) -> Outcome:
         """Play one slot: the link with the beams in force, the groups that are used and reserved, eq. (20) and (23)."""
         truth, slot_s = self.truth(), self.slot_s
@@ -406,13 +425,15 @@ class NtnCell:
         first = truth.row * self.link.samples_per_slot
         return slot_link(self.link, truth.fading, first, truth.gain, tx_beam_deg, rx_beam_deg, used)
 
-    def _channel(self, service: Service, seed: int) -> tuple[Fading, np.ndarray]:
-        rng = np.random.default_rng([seed, 1, service.first])
+    def _generator(self, service: Service) -> np.random.Generator:
+        return np.random.default_rng([self.seed, 1, service.first])
+
+    def _channel(self, service: Service) -> tuple[Fading, np.ndarray]:
         now, samples = service.now, self.link.samples_per_slot
         if samples > 1:
             t_s = (service.first + np.arange(samples * (service.end - service.first)) / samples) * self.slot_s
             now = pointing(*service.orbit.state(t_s), self.site)
-        fading = draw_fading(rng, self.link, now, self.slot_s, samples)
+        fading = draw_fading(self._generator(service), self.link, now, self.slot_s, samples)
         return fading, path_gain(self.link, now.slant_range_m, now.elevation_deg, fading.los, fading.shadow_db)
 
     def _services(self, above: Passes) -> list[Service]:

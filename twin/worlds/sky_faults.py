@@ -5,54 +5,21 @@ the time alone. A satellite that is told to be `d` ahead along its orbit is wher
 Earth has not turned meanwhile, so it is turned back by that much.
 """
 
-import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from twin.errors import ScenarioError, TleError
 from twin.faults import Blockage, ClockSkew, Fault, Rain, Span, StaleTle, draws
-from twin.orbit import Ephemeris, ephemeris
+from twin.orbit import Ephemeris, Orbit, ephemeris
 from twin.tle import TleWarning, read_tle
 from twin.units import EARTH_ROTATION_RAD_S, KILO
 
 SEGMENT_S = 300.0  # of the polynomials that agents observe: degree 7, within 0.01 mm of SGP4 for round low orbits
 MOST_SIGMA = 4.0  # a drawn error along the orbit is cut there, so that it stays within what the ephemeris covers
-
-
-@dataclass(frozen=True, eq=False)
-class Orbit:
-    """One satellite's way as somebody knows it: an ephemeris's, `ahead_s` later, turned eastward by `turn_rad`.
-
-    sky, index  of the ephemeris, and its satellite
-    """
-
-    sky: Ephemeris
-    index: int
-    ahead_s: float = 0.0
-    turn_rad: float = 0.0
-
-    def state(self, t_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and velocities, ECEF, both (n_times, 3), m and m/s."""
-        position_m, velocity_m_s = self.sky.state_of(self.index, t_s + self.ahead_s)
-        if self.turn_rad:
-            position_m, velocity_m_s = position_m @ self._turn.T, velocity_m_s @ self._turn.T
-        return position_m, velocity_m_s
-
-    def segment(self, t_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Its polynomial around t_s as twin.orbit.track takes it: coefficients (3, 8), m, and span (2,), s."""
-        coefficients_m, span_s = self.sky.segment(self.index, t_s + self.ahead_s)
-        if self.turn_rad:
-            coefficients_m = self._turn @ coefficients_m
-        return coefficients_m, span_s - np.array([self.ahead_s, 0.0])
-
-    @property
-    def _turn(self) -> np.ndarray:
-        cosine, sine = math.cos(self.turn_rad), math.sin(self.turn_rad)
-        return np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
 
 
 def loss_db(found: Sequence[Span], n_slots: int, slot_s: float, run_s: float) -> np.ndarray:
