@@ -93,7 +93,7 @@ def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: 
 
 
 def _within_slots(los: np.ndarray, shadow_db: np.ndarray, samples: int) -> np.ndarray:
-    """Shadow fading of each row: linear from slot to slot, and held where the line of sight changes or the pass ends."""
+    """Shadow fading of each row: linear between slots, held where the line of sight changes or the pass ends."""
     stays = np.concatenate([los[1:] == los[:-1], [False]])[: len(los)]
     ahead_db = np.where(stays, np.concatenate([shadow_db[1:], shadow_db[-1:]]), shadow_db)
     part = np.arange(samples) / samples
