@@ -542,7 +542,7 @@ def flops_of(satellite: Satellite, n_times: int = 128, step_minutes: float = 1.4
     row, minutes = _counted(constants[0]), _counted(step_minutes * np.arange(n_times))
     position, velocity = np.empty((3, n_times), dtype=object), np.empty((3, n_times), dtype=object)
     Counted.tally.clear()
-    _as_python(sgp4_kernel)["near_earth"](row, minutes, position, velocity, np.zeros(n_times, dtype=np.uint8))
+    as_python(sgp4_kernel)["near_earth"](row, minutes, position, velocity, np.zeros(n_times, dtype=np.uint8))
     each = {kind: Counted.tally[kind] / n_times for kind in WEIGHT}
     return {"each": each, "weight": WEIGHT, "flops": sum(WEIGHT[kind] * n for kind, n in each.items())}
 
@@ -553,7 +553,7 @@ def _counted(values: np.ndarray) -> np.ndarray:
     return counted
 
 
-def _as_python(module: ModuleType) -> dict[str, Any]:
+def as_python(module: ModuleType | SimpleNamespace) -> dict[str, Any]:
     """A module's names, its kernels as Python that calls Python, its arrays able to hold counted numbers."""
     names = dict(vars(module))
     for name, kernel in vars(module).items():

@@ -601,7 +601,7 @@ def _numbers(listed: str) -> list[float]:
 
 @app.command()
 def bench(
-    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="what to measure: loop or sky")] = "loop",
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="what to measure: loop, sky or channel")] = "loop",
     quick: Annotated[bool, typer.Option("--quick", help="about a minute instead of some, and rougher")] = False,
     tle: Annotated[str | None, typer.Option("--tle", metavar="FILE", help="sky: a catalogue of your own")] = None,
     as_json: Json = False,
@@ -609,16 +609,21 @@ def bench(
     """How quick is this machine, and how time-realistic?
 
     loop: lateness of releases and cost of the loop, each beside the simplest thing that could do it. sky: SGP4, look
-    angles, visible sets and passes of thousands of satellites, each beside what one would take instead.
+    angles, visible sets and passes of thousands of satellites, each beside what one would take instead. channel: slots,
+    sweeps and passes of a link, beside the full matrix and OpenNTN.
     """
-    if subject not in ("loop", "sky"):
-        raise ScenarioError(f"no benchmark {subject!r}; there is: loop, sky")
+    if subject not in ("loop", "sky", "channel"):
+        raise ScenarioError(f"no benchmark {subject!r}; there is: loop, sky, channel")
     if tle and subject != "sky":
         raise ScenarioError(f"--tle is for bench sky, bench {subject} looks at no catalogue")
     if subject == "sky":
         from hil import bench_sky
 
         found, table = bench_sky.sky(quick, tle), bench_sky.table
+    elif subject == "channel":
+        from hil import bench_channel
+
+        found, table = bench_channel.channel(quick), bench_channel.table
     else:
         from hil import bench as bench_loop
 

@@ -121,7 +121,7 @@ def test_worlds_and_controllers_of_the_benchmark_keep_the_contract():
 def test_unknown_subject_says_what_there_is(tmp_path):
     code, _, said = python("-m", "hil.cli", "bench", "sea", cwd=tmp_path)
     assert code == 2
-    assert "no benchmark 'sea'; there is: loop, sky" in said
+    assert "no benchmark 'sea'; there is: loop, sky, channel" in said
 
 
 def test_echo_sends_the_bytes_of_a_run(tmp_path, monkeypatch):

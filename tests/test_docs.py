@@ -16,7 +16,7 @@ from typer.main import get_command
 
 import hil
 import twin
-from hil import bench, bench_sky, wire
+from hil import bench, bench_channel, bench_sky, wire
 from hil.cli import INTERRUPTED, app
 from hil.hub import CLIENT_STAMPS
 from hil.latency import COMPONENTS, OverBudget
@@ -210,7 +210,7 @@ def test_faults_page_names_every_fault_with_its_default():
     assert not_on("docs/faults.md", {field.name for field in dataclasses.fields(Hit)}) == []
 
 
-@pytest.mark.parametrize("goals", [bench.GOALS, bench_sky.GOALS])
+@pytest.mark.parametrize("goals", [bench.GOALS, bench_sky.GOALS, bench_channel.GOALS])
 def test_machines_page_has_every_goal_of_the_bench(goals):
     _, _, text = page("docs/machines.md").partition("| key of `--json` | what, against what | goal |")
     for key, (sign, limit) in goals.items():

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from twin.channel.turns import cos_half_turns, fused, sin_half_turns
+from twin.channel.turns import fused, sincos_half_turns
 from twin.geometry import unit_vector
 from twin.units import SPEED_OF_LIGHT_M_S
 
@@ -116,7 +116,7 @@ def axis_magnitude(n, offset):
     offset  of the direction cosines, direction minus beam
     """
     offset -= 2.0 * np.floor(0.5 * offset + 0.5)  # period 2: takes the grating at end-fire to the one removable 0/0
-    below, above = sin_half_turns(0.5 * offset), sin_half_turns(0.5 * n * offset)
+    below, above = sincos_half_turns(0.5 * offset)[0], sincos_half_turns(0.5 * n * offset)[0]
     return above / (n * below) if below != 0.0 else 1.0, 0.5 * (n - 1) * offset
 
 
@@ -124,7 +124,8 @@ def axis_magnitude(n, offset):
 def axis_factor(n, offset):
     """w^H a of a half-wave row of n antennas whose direction cosines differ by `offset` (direction minus beam)."""
     magnitude, half_turns = axis_magnitude(n, offset)
-    return magnitude * complex(cos_half_turns(half_turns), sin_half_turns(half_turns))
+    sine, cosine = sincos_half_turns(half_turns)
+    return magnitude * complex(cosine, sine)
 
 
 @fused
@@ -253,4 +254,5 @@ def side_magnitude(n_x, n_y, ka, beam_x, beam_y, psi_x, psi_y):
 def side_factor(n_x, n_y, ka, beam_x, beam_y, psi_x, psi_y):
     """The same as one complex number."""
     magnitude, half_turns = side_magnitude(n_x, n_y, ka, beam_x, beam_y, psi_x, psi_y)
-    return magnitude * complex(cos_half_turns(half_turns), sin_half_turns(half_turns))
+    sine, cosine = sincos_half_turns(half_turns)
+    return magnitude * complex(cosine, sine)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from twin.channel.arrays import direction_cosine_pair, side_magnitude
 from twin.channel.fading import Fading
 from twin.channel.link import Link
-from twin.channel.turns import cos_half_turns, fused, sin_half_turns, sincos_half_turns
+from twin.channel.turns import fused, sincos_half_turns
 from twin.parallel import spread
 from twin.simd import wide_vectors
 
@@ -252,9 +252,7 @@ def phases(half_turns, cosine, sine):
     """Kernel: of every block; all (n_rb,)."""
     wide_vectors()
     for m in range(cosine.shape[0]):
-        cosine[m] = cos_half_turns(m * half_turns)
-    for m in range(sine.shape[0]):
-        sine[m] = sin_half_turns(m * half_turns)
+        sine[m], cosine[m] = sincos_half_turns(m * half_turns)
 
 
 @fused

@@ -4,6 +4,7 @@ Angles of arrays and phases of paths are multiples of pi by nature (antennas sta
 half turns the reduction to the first quadrant is exact, however large the number.
 """
 
+import numpy as np
 from numba import njit
 
 # sin(pi r) / r and cos(pi r) in powers of r^2 for |r| <= 1/2, interpolated at Chebyshev nodes, within 4e-18
@@ -21,27 +22,10 @@ fused = njit(cache=True, nogil=True, fastmath={"contract"})
 @fused
 def sincos_half_turns(x):
     """Kernel: sin(pi x) and cos(pi x), within 3e-16."""
-    return sin_half_turns(x), cos_half_turns(x)
-
-
-@fused
-def sin_half_turns(x):
-    """Kernel: sin(pi x), within 3e-16."""
-    r, sign = rest(x)
+    whole = np.floor(x + 0.5)
+    r, half = x - whole, 0.5 * whole
+    sign = 1.0 - 4.0 * (half - np.floor(half))  # of whole half turns: -1 for odd ones
     q = r * r
-    return sign * r * (S0 + q * (S1 + q * (S2 + q * (S3 + q * (S4 + q * (S5 + q * (S6 + q * (S7 + q * S8))))))))
-
-
-@fused
-def cos_half_turns(x):
-    """Kernel: cos(pi x), within 3e-16."""
-    r, sign = rest(x)
-    q = r * r
-    return sign * (C0 + q * (C1 + q * (C2 + q * (C3 + q * (C4 + q * (C5 + q * (C6 + q * (C7 + q * C8))))))))
-
-
-@fused
-def rest(x):
-    """Kernel: what is left of x above the nearest whole number, and the sign that whole half turns bring."""
-    whole = int(x + 0.5) if x >= 0.0 else int(x - 0.5)
-    return x - whole, 1.0 - 2.0 * (whole & 1)
+    sine = S0 + q * (S1 + q * (S2 + q * (S3 + q * (S4 + q * (S5 + q * (S6 + q * (S7 + q * S8)))))))
+    cosine = C0 + q * (C1 + q * (C2 + q * (C3 + q * (C4 + q * (C5 + q * (C6 + q * (C7 + q * C8)))))))
+    return sign * r * sine, sign * cosine
