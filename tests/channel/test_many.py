@@ -1,11 +1,15 @@
 """Interference, against the full matrices of every beam and terminal."""
 
+from pathlib import Path
+
 import numpy as np
 import plain
 import pytest
 
+import twin
 from twin.channel import Link, arrays, many
-from twin.channel.many import hear
+from twin.channel.many import hear, snapshot
+from twin.geometry import Site
 
 LINK = Link(tx_antennas=(4, 3), rx_antennas=(2, 5), n_rb=12, n_groups=3)
 N_TERMINALS, N_SATELLITES, N_BEAMS = 5, 3, 7
@@ -101,3 +105,61 @@ def test_kernel_agrees_with_its_python_source(monkeypatch):
     ours = hear(LINK, fading, gain, **given, threads=1)
     np.testing.assert_allclose(ours.signal, expected.signal, rtol=1e-9)
     np.testing.assert_allclose(ours.interference, expected.interference, rtol=1e-9)
+
+
+# A snapshot of the sky
+
+SITES = [Site(latitude_deg=latitude_deg, longitude_deg=-80.5) for latitude_deg in (43.5, 44.0, 30.0)]
+
+
+@pytest.fixture(scope="module")
+def sky():
+    folder = Path(__file__).resolve().parents[2] / "scenarios" / "tle"
+    satellites = twin.read_tle(folder / "leo-2022-02-22.tle.xz", name="STARLINK")
+    return twin.ephemeris(satellites, "2022-02-22T13:10:00Z", 60)
+
+
+@pytest.fixture(scope="module")
+def seen(sky):
+    return snapshot(Link(departure_spread_deg=0.0), sky, SITES, 30.0, seed=3, mask_deg=20.0)
+
+
+def test_a_snapshot_has_every_satellite_that_somebody_sees(sky, seen):
+    looks = [twin.look(sky, latitude_deg=site.latitude_deg, longitude_deg=-80.5, t_s=30.0) for site in SITES]
+    elevation_deg = np.array([look.elevation_deg for look in looks])
+    np.testing.assert_array_equal(seen.satellite_index, np.flatnonzero((elevation_deg >= 20.0).any(axis=0)))
+    np.testing.assert_allclose(seen.elevation_deg, elevation_deg[:, seen.satellite_index], rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(seen.gain > 0.0, seen.elevation_deg >= 20.0)
+    assert len(seen.fading.los) == seen.gain.size
+    assert not np.abs(seen.fading.amplitude[seen.gain.ravel() == 0.0]).any()
+
+
+def test_a_link_of_a_snapshot_does_not_depend_on_who_else_is_there(sky, seen):
+    alone = snapshot(Link(departure_spread_deg=0.0), sky, SITES[:1], 30.0, seed=3, mask_deg=20.0)
+    columns = np.searchsorted(seen.satellite_index, alone.satellite_index)
+    np.testing.assert_array_equal(seen.gain[0, columns], alone.gain[0])
+    np.testing.assert_array_equal(seen.fading.amplitude[columns], alone.fading.amplitude)
+
+
+def test_interference_of_a_snapshot_is_below_its_signal_where_beams_point_apart(seen):
+    """Every site hears the satellite it sees best; each satellite points one beam at one site, on all blocks."""
+    link = Link(departure_spread_deg=0.0)
+    best = np.argmax(seen.gain, axis=1)
+    n = len(SITES)
+    given = {
+        "beam_deg": seen.tx_direction_deg[np.arange(n), best],
+        "rx_beam_deg": seen.rx_direction_deg[np.arange(n), best],
+    }
+    heard = hear(
+        link, seen.fading, seen.gain, satellite=best, used=np.ones((n, link.n_rb)), serving=np.arange(n), **given
+    )
+    assert np.all(heard.signal > 1.0)
+    assert np.all(heard.interference[2] < heard.signal[2])  # 1,500 km away from the other two
+    assert np.all(heard.sinr <= heard.signal)
+
+
+def test_a_snapshot_of_nothing_says_so(sky):
+    with pytest.raises(ValueError, match="at least one, got none"):
+        snapshot(Link(), sky, [], 0.0, seed=1)
+    with pytest.raises(ValueError, match=r"no satellite is above 89.9 deg for any site at t_s = 0"):
+        snapshot(Link(), sky, SITES, 0.0, seed=1, mask_deg=89.9)

@@ -6,19 +6,86 @@ beam enters by one number, its gain towards the terminal, and the rest of the li
 satellite. Nothing of the size terminals x beams x blocks is ever held.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from twin.channel.arrays import direction_cosine_pair, side_magnitude
-from twin.channel.fading import Fading
-from twin.channel.link import Link
+from twin.channel.fading import Fading, draw_fading, stacked
+from twin.channel.link import Link, path_gain
 from twin.channel.slot import paths_of, room, row_sums, settings_of
 from twin.channel.turns import fused
+from twin.geometry import Site, pointing
+from twin.orbit import Ephemeris
 from twin.parallel import spread
 
 TERMINALS_AT_A_TIME = 16  # handed to a thread
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Every link between n_terminals and n_satellites at one instant; links that are not there have gain 0.
+
+    satellite_index    (n_satellites,)                 in the ephemeris: those somebody sees
+    elevation_deg      (n_terminals, n_satellites)     deg
+    gain               (n_terminals, n_satellites)     linear, of `path_gain`
+    tx_direction_deg   (n_terminals, n_satellites, 2)  deg  theta, phi of the terminal in the satellite's frame
+    rx_direction_deg   (n_terminals, n_satellites, 2)  deg  theta, phi of the satellite in the terminal's frame
+    fading             n_terminals * n_satellites rows, that of terminal u and satellite s is u * n_satellites + s
+    """
+
+    satellite_index: np.ndarray
+    elevation_deg: np.ndarray
+    gain: np.ndarray
+    tx_direction_deg: np.ndarray
+    rx_direction_deg: np.ndarray
+    fading: Fading
+
+
+def snapshot(
+    link: Link, sky: Ephemeris, sites: Sequence[Site], t_s: float, seed: int, *, mask_deg: float = 10.0
+) -> Snapshot:
+    """Draw all links between the satellites of an ephemeris and some sites at one instant.
+
+    t_s       ()  s    after the ephemeris' start
+    seed      draws of a link depend on it, the number of its site and the satellite's catalogue number alone
+    mask_deg  ()  deg  satellites below have no link
+
+    Links are independent of each other. Raises ValueError where there is no site, or no satellite is seen from any.
+    Checked by tests/channel/test_many.py.
+    """
+    if not sites:
+        raise ValueError("sites must hold at least one, got none")
+    position_m, velocity_m_s = (np.ascontiguousarray(part) for part in sky.state(t_s))
+    seen = [pointing(position_m, velocity_m_s, site) for site in sites]
+    elevation_deg = np.array([each.elevation_deg for each in seen])
+    index = np.flatnonzero((elevation_deg >= mask_deg).any(axis=0))
+    if not index.size:
+        raise ValueError(f"no satellite is above {mask_deg:g} deg for any site at t_s = {t_s:g}")
+    elevation_deg = elevation_deg[:, index]
+    there = elevation_deg >= mask_deg
+    links, gain = [], np.zeros(there.shape)
+    for u, s in np.argwhere(there):
+        i = index[s]
+        rng = np.random.default_rng([seed, u, sky.satellites[i].number])
+        drawn, course = draw_fading(rng, link, seen[u][i : i + 1], 1.0), seen[u]
+        gain[u, s] = path_gain(link, course.slant_range_m[i], course.elevation_deg[i], drawn.los[0], drawn.shadow_db[0])
+        links.append(drawn)
+    whole = stacked(links)
+    fading = Fading(*(_placed(getattr(whole, field.name), there.ravel()) for field in fields(whole)))
+    tx_deg, rx_deg = (
+        np.array([getattr(each, side)[index] for each in seen]) for side in ("tx_beam_deg", "rx_beam_deg")
+    )
+    return Snapshot(index, elevation_deg, gain, tx_deg, rx_deg, fading)
+
+
+def _placed(rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Rows of those that are there among all, zeros elsewhere."""
+    placed = np.zeros((len(there), *rows.shape[1:]), dtype=rows.dtype)
+    placed[there] = rows
+    return placed
 
 
 @dataclass(frozen=True, eq=False)
