@@ -181,7 +181,7 @@ class StudyCase:
         """The link budget at the target elevation, downlink or uplink.
 
         Raises ValueError for another direction, or where no G/T of the satellite was found.
-        Source: TR 38.821 clause 6.1.3.1. Checked by tests/channel/test_budget.py::test_budgets_are_the_published_ones.
+        Source: TR 38.821 clause 6.1.3.1. Checked by tests/channel/test_study_cases.py::test_budgets_are_the_published_ones.
         """
         carrier_hz, bandwidth_hz = self._channel(direction)
         range_m = slant_range_m(self.elevation_deg, self.payload.altitude_m)
@@ -223,7 +223,7 @@ class StudyCase:
         As many whole blocks as fit side by side, in equal groups, at most 275; no guard bands. Since EIRP is a density,
         each block's SNR is the budget's CNR, however many there are. Change a setting with msgspec.structs.replace.
         Raises ValueError as `budget`, or where the bandwidth does not hold one block.
-        Checked by tests/channel/test_budget.py::test_an_aligned_link_has_the_cnr_of_the_budget.
+        Checked by tests/channel/test_study_cases.py::test_an_aligned_link_has_the_cnr_of_the_budget.
         """
         budget = self.budget(direction)
         if numerology is None:
