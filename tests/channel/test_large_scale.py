@@ -246,7 +246,7 @@ def independent_rows(name, carrier_hz, elevation_deg, sight, n, seed=12):
     shadow_db = draw_shadow(of_shadow, link, rows, los, 1.0)
     drawn = draw_spreads(of_spreads, link, rows, los, shadow_db, 1.0)
     sigma_db = shadow_sigma_db(elevation_deg, sight, environment(name, carrier_hz))
-    return drawn, shadow_db / sigma_db
+    return drawn, -shadow_db / sigma_db  # a gain, as in the tables
 
 
 def by_elevation(values, elevation_deg):
@@ -290,6 +290,16 @@ def test_spreads_have_the_tables_means_deviations_and_cross_correlations(name, c
                     asked = expected[CORRELATED.index(one), CORRELATED.index(other)] if both else 0.0
                     error = np.sqrt((1 + asked**2) / n)  # of a mean product, variances known
                     assert abs(r - asked) < SIGMAS * error, (one, other, elevation_deg)
+
+
+def test_where_more_is_lost_delays_spread_wider():
+    """TR 38.901 7.5 step 4: positive shadow fading is more power; dense urban, r = -0.4 with the delay spread."""
+    link = Link(environment="dense_urban", carrier_hz=2e9, shadow="distance", speed_m_s=FAR_M_S)
+    rows, los = course(np.full(4_000, 30.0)), np.ones(4_000, bool)
+    of_shadow, of_spreads = np.random.default_rng(18).spawn(2)
+    shadow_db = draw_shadow(of_shadow, link, rows, los, 1.0)
+    drawn = draw_spreads(of_spreads, link, rows, los, shadow_db, 1.0)
+    assert np.corrcoef(shadow_db, np.log10(drawn.delay_spread_s))[0, 1] == pytest.approx(0.4, abs=0.06)
 
 
 def test_angular_spreads_end_at_the_caps_of_tr_38_901():

@@ -102,6 +102,7 @@ def draw_spreads(
     the reference elevations. Independent Gaussian processes, shadow fading the first, are each correlated over the way
     of the ray with the table's distance, and then mixed by the Cholesky factor of the cross-correlations (all tables
     have one). So shadow fading stays as it is, and each of the others keeps something of those before it over the way.
+    In the tables shadow fading is a gain, here a loss: where more is lost, delays and angles spread wider.
     Shadow fading that goes by time (`dwell`) is as rough as its law, and delays must not be: spreads are then
     independent of it.
     Source: TR 38.811 tables 6.7.2-1a to -8b, TR 38.901 7.5 step 4. Checked by tests/channel/test_large_scale.py.
@@ -112,7 +113,8 @@ def draw_spreads(
         axis=1,
     )
     if link.shadow == "distance":
-        alone[:, CORRELATED.index("SF")] = shadow_db / shadow_sigma_db(course.elevation_deg, los, link.tables)
+        # the tables' shadow fading is a gain: "positive SF means more received power", TR 38.901 7.5, step 4
+        alone[:, CORRELATED.index("SF")] = -shadow_db / shadow_sigma_db(course.elevation_deg, los, link.tables)
     k_factor, delay, azimuth, zenith = _mixed(link, course, los, alone)[:, 1:].T
 
     seen, hidden = (small_scale(link.environment, link.carrier_hz, state) for state in (True, False))
