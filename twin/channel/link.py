@@ -63,12 +63,20 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tx_aperture_m: Annotated[
         float,
         Meta(
-            ge=0, le=100, description="diameter of a dish in place of the satellite's panel (one antenna), m; 0: none"
+            ge=0,
+            le=100,
+            description="diameter of a dish in place of the satellite's panel (one antenna), m; 0: none. It makes the "
+            "beam's shape, not its peak: that is element_gain_dbi, or in the EIRP",
         ),
     ] = 0.0
     rx_aperture_m: Annotated[
         float,
-        Meta(ge=0, le=100, description="diameter of a dish in place of the terminal's panel (one antenna), m; 0: none"),
+        Meta(
+            ge=0,
+            le=100,
+            description="diameter of a dish in place of the terminal's panel (one antenna), m; 0: none. Its peak is "
+            "element_gain_dbi, or in G/T",
+        ),
     ] = 0.0
     tx_power_w: Annotated[float, Meta(gt=0, le=1e6, description="transmitted power per resource block, W")] = 1.0
     element_gain_dbi: Annotated[
@@ -258,7 +266,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def _nominal_los_probability(self) -> np.ndarray:
-        """By elevation: the tables', or that of a fixed profile, which is with or without line of sight all the time."""
+        """By elevation: the tables'; that of a fixed profile, which is always or never in line of sight, is 1 or 0."""
         probability = self.tables.los_probability
         if not self.multipath.startswith("ntn-"):
             return probability
