@@ -24,6 +24,7 @@ from hil.launch import CLOCKS
 from hil.recorded import ShadowReport
 from hil.recovery import Hit
 from twin import errors
+from twin.channel.rain import Rain
 from twin.faults import KINDS
 from twin.record import COUNTS, SOURCES, STAMPS, STATUSES
 from twin.runner import Standing
@@ -63,6 +64,14 @@ def section(text, heading):
 
 def test_scenario_page_is_what_the_code_gives():
     assert page("docs/scenario.md") == scenario_page(), "run: python -m twin.schema > docs/scenario.md"
+
+
+def test_scenario_page_has_tables_within_tables_and_whole_units():
+    text = page("docs/scenario.md")
+    assert table_names(section(text, "link.rain")) == set(Rain.__struct_fields__)
+    units = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", section(text, "link"), re.MULTILINE))
+    assert (units["speed_m_s"], units["g_over_t_db_k"], units["noise_temperature_k"]) == ("m/s", "dB/K", "K")
+    assert '| `polarisation` | 2, each `"horizontal"` or' in text
 
 
 def test_scenario_page_needs_no_torch():

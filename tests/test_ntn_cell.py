@@ -505,6 +505,11 @@ def test_facts_are_arrays_that_rebuild_the_nominal_link_and_the_first_beam(high)
         ),
         ({"sky": {"start_utc": "2022-02-22T13:00:00"}}, msgspec.ValidationError, "timezone"),
         ({"sky": {"mask_deg": 95.0}}, msgspec.ValidationError, "mask_deg"),
+        (
+            {"link": {"samples_per_slot": 1000, "multipath": "rays"}},
+            ScenarioError,
+            r"link.samples_per_slot = 1000, with the 81 paths .* GiB .* more than 4: take fewer samples",
+        ),
         ({"reward_buffer": 0}, msgspec.ValidationError, "reward_buffer"),
         ({"unknown": 1}, msgspec.ValidationError, "unknown"),
     ],

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import inspect as types
@@ -24,7 +24,11 @@ from msgspec import inspect as types
 from twin.faults import CONTROLLER, LINK, SKY
 from twin.scenario import CONTROLLERS, OWN, WORLDS, Scenario, Scheduling, Seating, shipped
 
-UNITS = {  # the last part of a key's name
+UNITS = {  # what a key's name ends in; the first that fits
+    "m_s": "m/s",
+    "mm_h": "mm/h",
+    "db_k": "dB/K",
+    "dbw_mhz": "dBW/MHz",
     "s": "s",
     "deg": "deg",
     "m": "m",
@@ -130,6 +134,7 @@ def _world_section(world: str, module_name: str) -> list[str]:
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             optional = "" if field.required else " The table may be left out."
             tables += [f"### `{field.name}`", _headline(field.type) + optional, _table(_rows(field.type))]
+            tables += _inner_tables(field.name, field.type)
         else:
             rows += [row for row in _rows(settings) if row.key == field.name]
     notes = ""
@@ -140,6 +145,18 @@ def _world_section(world: str, module_name: str) -> list[str]:
             "gives a warning. Angles, losses and fading are described in [physics.md](physics.md)."
         )
     return [f"## World `{world}`", *([notes] if notes else []), "### Its own keys", _table(rows), *tables]
+
+
+def _inner_tables(name: str, struct: type[msgspec.Struct]) -> list[str]:
+    """Sections of the tables that a table may hold."""
+    sections = []
+    for field in msgspec.structs.fields(struct):
+        for part in get_args(field.type):
+            inner = get_args(part)[0] if get_origin(part) is Annotated else part
+            if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+                title = f"### `{name}.{field.name}`"
+                sections += [title, _headline(inner) + " The table may be left out.", _table(_rows(inner))]
+    return sections
 
 
 def _controller_section(name: str) -> list[str]:
@@ -246,6 +263,9 @@ def _type(kind: types.Type) -> str:
     if isinstance(kind, types.LiteralType):
         return " or ".join(f'`"{value}"`' for value in kind.values)
     if isinstance(kind, types.TupleType):
+        first = kind.item_types[0]
+        if isinstance(first, types.LiteralType):
+            return f"{len(kind.item_types)}, each {_type(first)}"
         whole = all(isinstance(item, types.IntType) for item in kind.item_types)
         return f"{len(kind.item_types)} {'whole ' if whole else ''}numbers"
     names: dict[type, str] = {
@@ -261,7 +281,8 @@ def _type(kind: types.Type) -> str:
 
 def _range(kind: types.Type) -> str:
     if isinstance(kind, types.TupleType):
-        return "each " + _range(kind.item_types[0])
+        each = _range(kind.item_types[0])
+        return each and "each " + each
     if isinstance(kind, types.VarTupleType):
         return "each " + _range(kind.item_type)
     if isinstance(kind, types.IntType | types.FloatType):
@@ -275,8 +296,9 @@ def _limits(ge: float | None = None, gt: float | None = None, le: float | None =
 
 
 def _unit(key: str) -> str:
-    _, underscore, suffix = key.rpartition("_")
-    return "slots" if key in IN_SLOTS else UNITS.get(suffix, "–") if underscore else "–"
+    if key in IN_SLOTS:
+        return "slots"
+    return next((unit for suffix, unit in UNITS.items() if key.endswith("_" + suffix)), "–")
 
 
 def _value(value: Any) -> str:

@@ -25,6 +25,7 @@ from twin.channel import (
     slot_link,
     steering_vector,
 )
+from twin.channel.clusters import DIRECT, FIELDS, polarisation_factor
 from twin.channel.losses import (
     clutter_loss_db,
     free_space_loss_db,
@@ -33,6 +34,7 @@ from twin.channel.losses import (
     scintillation_loss_db,
     shadow_sigma_db,
 )
+from twin.channel.rain import Rain
 from twin.channel.slot import group_rates
 from twin.channel.tables import environment
 from twin.errors import ScenarioError
@@ -542,9 +544,18 @@ def test_every_setting_says_what_it_is():
         assert told.extra_json_schema["description"], field.name
 
 
-@pytest.mark.parametrize("atmosphere", ["fixed", "3gpp"])
-def test_nominal_link_is_the_channel_without_chance(atmosphere):
-    link = Link(atmosphere=atmosphere)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"atmosphere": "3gpp"},
+        {"atmosphere": "3gpp", "carrier_hz": 2e9, "rain": Rain(rate_mm_h=42.0)},
+        {"eirp_density_dbw_mhz": 4.0, "g_over_t_db_k": 15.86, "rate": "mcs", "rain": Rain(rate_mm_h=42.0)},
+        {"tx_antennas": (1, 1), "rx_antennas": (1, 1), "tx_aperture_m": 0.1, "rx_aperture_m": 0.2},
+    ],
+)
+def test_nominal_link_is_the_channel_without_chance(settings):
+    link = Link(**settings)
     nominal = NominalLink.from_facts(link.facts() | {"something_else": np.zeros(3)})
     rng = np.random.default_rng(30)
     n = 12
@@ -564,6 +575,25 @@ def test_nominal_link_is_the_channel_without_chance(atmosphere):
             expected, rate, _ = slot_link(link, fading, i, gain, tx_beam[j, i], rx_beam[i], np.ones(5, bool))
             np.testing.assert_allclose(snr[j, i], expected, rtol=1e-9)
             np.testing.assert_allclose(nominal.group_rate_bps(snr[j, i]), rate, rtol=1e-9)
+
+
+@pytest.mark.parametrize("multipath", ["ntn-tdl-a", "ntn-tdl-b", "ntn-tdl-c", "ntn-tdl-d", "ntn-cdl-b", "ntn-cdl-d"])
+def test_nominal_link_knows_the_line_of_sight_of_a_fixed_profile(multipath):
+    link, elevation_deg = Link(environment="urban", multipath=multipath), np.array([15.0, 35.0, 90.0])
+    seen = Pointing(elevation_deg, np.full(3, 1e6), *np.full((2, 3, 2), 90.0), np.zeros(3))
+    los = draw_fading(np.random.default_rng(31), link, seen, 0.1).los
+    expected = link.snr_per_gain * link.array_gain * path_gain(link, 1e6, elevation_deg, los, 0.0)
+    np.testing.assert_allclose(NominalLink.from_facts(link.facts()).matched_snr(1e6, elevation_deg), expected)
+
+
+@pytest.mark.parametrize("satellite", FIELDS)
+@pytest.mark.parametrize("terminal", FIELDS)
+def test_nominal_link_loses_what_polarisations_take_of_the_direct_path(satellite, terminal):
+    matched = Link(multipath="clusters")
+    link = msgspec.structs.replace(matched, polarisation=(satellite, terminal))
+    ours, whole = (NominalLink.from_facts(each.facts()).matched_snr(1e6, 40.0) for each in (link, matched))
+    passed = abs(polarisation_factor(link.polarisation, DIRECT)) ** 2
+    assert ours == pytest.approx(passed * whole, rel=1e-12, abs=1e-12 * whole)
 
 
 def test_facts_are_arrays_and_a_missing_one_is_named():

@@ -18,6 +18,14 @@ def test_no_rain_takes_nothing():
     np.testing.assert_array_equal(rain_loss_db(ELEVATION_DEG, 20e9, Rain(rate_mm_h=0.0)), np.zeros(9))
 
 
+@pytest.mark.parametrize("percent", [0.001, 0.01, 5.0])
+def test_next_to_no_rain_takes_next_to_nothing(percent):
+    """Down to rates at which the attenuation is no floating-point number any more."""
+    for rate_mm_h, height_m in itertools.product((5e-324, 1e-300, 1e-9), (5e-324, 1e-9, 3e3)):
+        loss_db = rain_loss_db(ELEVATION_DEG, 20e9, Rain(rate_mm_h=rate_mm_h, height_m=height_m, percent=percent))
+        assert np.all((loss_db >= 0.0) & (loss_db < 1e-6)), (rate_mm_h, height_m)
+
+
 def test_coefficients_are_the_published_ones():
     """ITU-R P.838-3 table 5: k and alpha of horizontal and vertical polarisation at a few frequencies."""
     published = {  # GHz: k_H, alpha_H, k_V, alpha_V

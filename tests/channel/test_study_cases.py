@@ -174,6 +174,7 @@ def test_higher_satellites_are_heard_better_where_other_inputs_are_replaced():
         (lambda: study_case("SC16").link("UL", "suburban"), "SC16 UL needs the G/T"),
         (lambda: study_case("SC9").link("UL", "suburban", numerology=3), "SC9 UL has 0.36 MHz, less than a resource"),
         (lambda: study_case("SC9").link("DL", "suburban", numerology=5), "numerology must be 0 to 4"),
+        (lambda: study_case("SC9").link("DL", n_groups=0), "n_groups must be 1 to 16, got 0"),
     ],
 )
 def test_mistakes_and_missing_values_are_named(call, complaint):

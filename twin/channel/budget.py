@@ -27,6 +27,7 @@ ALTITUDE_M = {"LEO600": 600 * KILO, "LEO1200": 1_200 * KILO, "GEO": 35_786 * KIL
 AMBIENT_K = 290.0  # T0 of TR 38.821 clause 6.1.3.1
 SUBCARRIERS_PER_RB = 12  # TS 38.211 clause 4.4.4.1
 SUBCARRIER_SPACING_HZ = 15 * KILO  # of numerology 0, doubled by each next one; TS 38.211 table 4.2-1
+MOST_GROUPS = 16  # of a Link
 MOST_RB = 275  # in one carrier; TS 38.331, maxNrofPhysicalResourceBlocks
 
 
@@ -237,6 +238,8 @@ class StudyCase:
                 f"{self.name} {direction} has {budget.bandwidth_hz / MEGA:g} MHz, less than a resource block of "
                 f"numerology {numerology}, {rb_bandwidth_hz / MEGA:g} MHz: take a lower one"
             )
+        if not 1 <= n_groups <= MOST_GROUPS:
+            raise ValueError(f"n_groups must be 1 to {MOST_GROUPS}, got {n_groups}")
         n_groups = min(n_groups, fit)
         payload = self.payload
         return Link(

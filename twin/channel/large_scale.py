@@ -102,6 +102,7 @@ def draw_spreads(
     the reference elevations. Independent Gaussian processes, shadow fading the first, are each correlated over the way
     of the ray with the table's distance, and then mixed by the Cholesky factor of the cross-correlations (all tables
     have one). So shadow fading stays as it is, and each of the others keeps something of those before it over the way.
+    In the tables shadow fading is a gain, here a loss: where more is lost, delays and angles spread wider.
     Shadow fading that goes by time (`dwell`) is as rough as its law, and delays must not be: spreads are then
     independent of it.
     Source: TR 38.811 tables 6.7.2-1a to -8b, TR 38.901 7.5 step 4. Checked by tests/channel/test_large_scale.py.
@@ -112,7 +113,8 @@ def draw_spreads(
         axis=1,
     )
     if link.shadow == "distance":
-        alone[:, CORRELATED.index("SF")] = shadow_db / shadow_sigma_db(course.elevation_deg, los, link.tables)
+        # the tables' shadow fading is a gain: "positive SF means more received power", TR 38.901 7.5, step 4
+        alone[:, CORRELATED.index("SF")] = -shadow_db / shadow_sigma_db(course.elevation_deg, los, link.tables)
     k_factor, delay, azimuth, zenith = _mixed(link, course, los, alone)[:, 1:].T
 
     seen, hidden = (small_scale(link.environment, link.carrier_hz, state) for state in (True, False))
@@ -225,7 +227,9 @@ def smooth_series(noise, step):
         s = step[i] if i else FORGOTTEN
         fade = np.exp(-s)
         keep, gain, loss, stay = fade * (1.0 + s), fade * s, -fade * s, fade * (1.0 - s)
-        of_value = np.sqrt(max(0.0, 1.0 - keep * keep - gain * gain))
+        # 1 - keep^2 - gain^2; of a short step by its series, for there the difference is nothing but rounding
+        short = fade * fade * s * s * s * (4.0 / 3.0 + s * (2.0 / 3.0 + s * (4.0 / 15.0 + s * 4.0 / 45.0)))
+        of_value = np.sqrt(short if s < 0.01 else max(0.0, 1.0 - keep * keep - gain * gain))
         shared = -(keep * loss + gain * stay) / of_value if of_value > 0.0 else 0.0
         of_slope = np.sqrt(max(0.0, 1.0 - loss * loss - stay * stay - shared * shared))
         value, slope = (

@@ -1,5 +1,6 @@
 """The radio link's settings, what a path passes of the power, and the link as a controller may know it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -24,7 +25,7 @@ from twin.channel.mcs import McsTable, mcs_table
 from twin.channel.rain import Rain, rain_loss_db
 from twin.channel.tables import REFERENCE_ELEVATION_DEG, Environment, environment
 from twin.errors import ScenarioError
-from twin.units import BOLTZMANN_J_K, MEGA, from_db
+from twin.units import BOLTZMANN_J_K, MEGA, from_db, to_db
 
 if TYPE_CHECKING:
     from twin.geometry import Pointing
@@ -33,6 +34,7 @@ RAIN_ELEVATION_DEG = np.arange(5.0, 91.0)  # where rain is computed; linear betw
 
 Antennas = Annotated[int, Meta(ge=1, le=64)]
 Polarisation = Literal["vertical", "horizontal", "slant", "rhcp", "lhcp"]
+OPPOSITE = ({"vertical", "horizontal"}, {"rhcp", "lhcp"})  # any two others that differ share half the power
 Multipath = Literal[
     "scatter", "clusters", "rays",
     "ntn-tdl-a", "ntn-tdl-b", "ntn-tdl-c", "ntn-tdl-d",
@@ -61,12 +63,20 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tx_aperture_m: Annotated[
         float,
         Meta(
-            ge=0, le=100, description="diameter of a dish in place of the satellite's panel (one antenna), m; 0: none"
+            ge=0,
+            le=100,
+            description="diameter of a dish in place of the satellite's panel (one antenna), m; 0: none. It makes the "
+            "beam's shape, not its peak: that is element_gain_dbi, or in the EIRP",
         ),
     ] = 0.0
     rx_aperture_m: Annotated[
         float,
-        Meta(ge=0, le=100, description="diameter of a dish in place of the terminal's panel (one antenna), m; 0: none"),
+        Meta(
+            ge=0,
+            le=100,
+            description="diameter of a dish in place of the terminal's panel (one antenna), m; 0: none. Its peak is "
+            "element_gain_dbi, or in G/T",
+        ),
     ] = 0.0
     tx_power_w: Annotated[float, Meta(gt=0, le=1e6, description="transmitted power per resource block, W")] = 1.0
     element_gain_dbi: Annotated[
@@ -248,6 +258,21 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return mcs_table(self.bler_target, self.mcs_gap_db) if self.rate == "mcs" else McsTable.empty()
 
     @property
+    def _direct_loss_db(self) -> float:
+        """What the polarisations of both ends take of the direct path, dB; infinite where they are opposite."""
+        if self.polarisation is None or self.polarisation[0] == self.polarisation[1]:
+            return 0.0
+        return math.inf if set(self.polarisation) in OPPOSITE else to_db(2.0)
+
+    @property
+    def _nominal_los_probability(self) -> np.ndarray:
+        """By elevation: the tables'; that of a fixed profile, which is always or never in line of sight, is 1 or 0."""
+        probability = self.tables.los_probability
+        if not self.multipath.startswith("ntn-"):
+            return probability
+        return np.full_like(probability, self.multipath.endswith(("-c", "-d")))
+
+    @property
     def _by_eirp(self) -> bool:
         return self.eirp_density_dbw_mhz is not None
 
@@ -280,13 +305,13 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "element_gain_dbi": element_gain_dbi,
             "noise_temperature_k": noise_temperature_k,
             "array_gain": self.array_gain,
-            "atmosphere_db": fixed_db,
+            "atmosphere_db": fixed_db + self._direct_loss_db,
             "zenith_gas_loss_db": zenith_db,
             "rain_elevation_deg": RAIN_ELEVATION_DEG,
             "rain_loss_db": _rain_table_db(self.rain, self.carrier_hz),
             "table_elevation_deg": tables.elevation_deg,
             "scintillation_loss_db": scintillation_db,
-            "los_probability": tables.los_probability,
+            "los_probability": self._nominal_los_probability,
             "clutter_loss_db": tables.clutter_loss_db,
             "mcs_snr": mcs.snr,
             "mcs_efficiency": mcs.efficiency,
@@ -347,7 +372,8 @@ class NominalLink:
     tx_aperture_m, rx_aperture_m                                   ()    m, diameter of a dish; 0 for a panel
     element_gain_dbi                                               ()    dBi, each side
     array_gain                                                     ()    N_t N_r, linear; 1 where the power contains it
-    atmosphere_db, zenith_gas_loss_db                              ()    dB: constant, and scaled by 1/sin(elevation)
+    atmosphere_db, zenith_gas_loss_db                              ()    dB: constant, with what polarisations take; and
+                                                                         scaled by 1/sin(elevation)
     rain_elevation_deg, rain_loss_db                               (86,) deg, dB
     table_elevation_deg                                            (9,)  deg, of the three tables
     scintillation_loss_db, los_probability, clutter_loss_db        (9,)  dB, 0 to 1, dB

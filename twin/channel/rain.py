@@ -139,6 +139,7 @@ def rain_loss_db(elevation_deg: ArrayLike, carrier_hz: float, rain: Rain) -> np.
     adjustment = 31.0 * (1.0 - np.exp(-elevations_deg / (1.0 + to_equator_deg)))
     adjustment = adjustment * np.sqrt(in_rain_km * specific_db_km) / frequency_ghz**2 - 0.45
     rare_db = specific_db_km * in_rain_km / (1.0 + np.sqrt(sine) * adjustment)  # exceeded for 0.01 %
+    rare_db = np.maximum(rare_db, np.finfo(float).tiny)  # a drizzle may underflow, and has a logarithm below
 
     beta = np.zeros_like(elevations_deg)
     if rain.percent < 1.0 and to_equator_deg > 0.0:

@@ -86,7 +86,7 @@ class SmallScale:
     cluster_zenith_spread_deg            deg, c_ZSA
     cluster_shadow_db                    dB, standard deviation of each cluster's power
     correlation_distance_m       (5,)    m, of CORRELATED; K's without line of sight (1 m) stands for nothing
-    cross_correlation       (9, 5, 5)    of CORRELATED
+    cross_correlation       (9, 5, 5)    of CORRELATED; shadow fading counts as a gain here (TR 38.901 7.5, step 4)
     """
 
     elevation_deg: np.ndarray

@@ -46,6 +46,7 @@ MOST_LOOKAHEAD_S = (
 FIRST_YEAR, LAST_YEAR = 1957, 2056  # what two-digit years of element sets can say
 MANY = 1e8  # satellites times seconds: 64 MB of polynomials
 LONGEST_S = 240 * 3600.0  # element sets are worth nothing after ten days
+MOST_CHANNEL_BYTES = 2**32  # of a run, drawn at reset; ten days in slots of 0.1 s are 2 GB with the default four paths
 CYCLE_SLOTS = 10  # control cycle of `leo` where the scenario gives none: T, our choice (docs/papers/ntn_cell.md)
 
 
@@ -186,7 +187,8 @@ class NtnCell:
     agents    timing of the seats "leo" and "ue": objects with every (None for the world's own), delay, window
     faults    the scenario's; those of the sky are played
 
-    Raises ScenarioError for timing that cannot be flown and for a satellite name that fits none, TleError for a file.
+    Raises ScenarioError for timing that cannot be flown, for a satellite name that fits none and for channels that take
+    more than 4 GiB; TleError for a file.
     """
 
     def __init__(
@@ -217,6 +219,7 @@ class NtnCell:
         for i in self._older:
             content = (Path(folder) / str(self.faults[i].tle)).read_bytes()  # type: ignore[union-attr]
             self.inputs[f"faults[{i}].tle_sha256"] = hashlib.sha256(content).hexdigest()
+        self._check_size()
         if not self.services:
             warnings.warn("no satellite serves in this window; `ntn-twin passes` says who passes when", stacklevel=2)
         self._service_of = np.full(max([self._observed_slots] + [s.end for s in self.services]), -1)
@@ -435,6 +438,19 @@ class NtnCell:
             now = pointing(*service.orbit.state(t_s), self.site)
         fading = draw_fading(self._generator(service), self.link, now, self.slot_s, samples)
         return fading, path_gain(self.link, now.slant_range_m, now.elevation_deg, fading.los, fading.shadow_db)
+
+    def _check_size(self) -> None:
+        for first in self.services[:1]:
+            slot = draw_fading(np.random.default_rng(0), self.link, first.now[:1], self.slot_s)
+            n_rows = self.link.samples_per_slot * sum(service.end - service.first for service in self.services)
+            n_bytes = n_rows * sum(array.nbytes for array in vars(slot).values())
+            if n_bytes > MOST_CHANNEL_BYTES:
+                raise ScenarioError(
+                    f"link.samples_per_slot = {self.link.samples_per_slot}, with the {slot.amplitude.shape[1]} paths "
+                    f"of link.multipath = {self.link.multipath!r}, makes {n_bytes / 2**30:.1f} GiB over the whole "
+                    f"passes of this run, more than {MOST_CHANNEL_BYTES / 2**30:g}: take fewer samples or paths, or "
+                    "fewer slots"
+                )
 
     def _services(self, above: Passes) -> list[Service]:
         cycle_s = self.cycle_slots * self.slot_s
