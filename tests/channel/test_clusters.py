@@ -548,12 +548,15 @@ def test_autocorrelation_of_a_cluster_is_the_sum_over_its_rays():
 
 @pytest.mark.parametrize("multipath", ["clusters", "rays"])
 def test_a_pass_sampled_finer_has_the_same_values_at_its_slots(multipath):
+    """To the last bit: 0.1 s cut in 3 or 6 is what does not add up, by rounding."""
     link, n = link_of(multipath, speed_m_s=30.0, carrier_hz=20e9), 300
     los = np.arange(n) % 100 < 70
     coarse = clustered(np.random.default_rng(1), link, overpass(n), spreads(n, los), SLOT_S, 1)
-    fine = clustered(np.random.default_rng(1), link, overpass(n, 10), spreads(n, los), SLOT_S, 10)
-    for ours, finer in zip(coarse, fine):
-        np.testing.assert_allclose(finer[::10], ours, rtol=0, atol=1e-9)
+    for samples in (3, 6, 10):
+        course = overpass(n, samples)
+        fine = clustered(np.random.default_rng(1), link, course, spreads(n, los), SLOT_S, samples)
+        for ours, finer in zip(coarse, fine):
+            np.testing.assert_array_equal(finer[::samples], ours)
 
 
 def test_phases_run_on_from_slot_to_slot():
