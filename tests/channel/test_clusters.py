@@ -487,6 +487,40 @@ def test_distances_end_at_the_obstacles():
     assert np.abs(turns[50.0]).max() <= 50.0 * np.linalg.norm(u[1] - u[0]) / (SPEED_OF_LIGHT_M_S / 2e9)
 
 
+def test_rays_turn_against_the_direct_path_as_it_turns_with_the_satellite():
+    """Waves from straight above have no shift, so theirs is minus the direct path's, whose direction changes."""
+    link, n, samples = link_of("rays", speed_m_s=30.0, heading_deg=70.0), 400, 5
+    course = overpass(n, samples, start_s=-20.0)
+    direct = earth_fixed(course)
+    clusters = Clusters.empty(n, 1)
+    clusters.power[:] = 1.0
+    clusters.zenith_deg[:, 0] = -np.degrees(np.arccos(direct[::samples, 2]))
+    rays = draw_rays(np.random.default_rng(15), lay_out(1, 0, True), None)[None]
+    paths = trace(link, course, clusters, lay_out(1, 0, True), rays, np.zeros(n, int), SLOT_S, samples)
+    shift_hz = direct @ velocity(link) / (SPEED_OF_LIGHT_M_S / link.carrier_hz)
+    turns = np.append(0.0, np.cumsum(0.5 * (shift_hz[1:] + shift_hz[:-1]) * SLOT_S / samples))
+    assert np.ptp(shift_hz) > 50.0
+    found = paths.amplitude[:, 1:] / paths.amplitude[0, 1:]
+    np.testing.assert_allclose(found, np.exp(-2j * np.pi * turns)[:, None].repeat(20, axis=1), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("each_ray", [False, True])
+@pytest.mark.parametrize(("zenith_deg", "mirrored_deg"), [(-25.0, 25.0), (70.0, 70.0), (160.0, 160.0), (215.0, 145.0)])
+def test_zenith_angles_beyond_straight_up_and_down_are_mirrored_there(each_ray, zenith_deg, mirrored_deg):
+    """TR 38.901 eq. 7.5-18: 360 deg less the angle from 180 deg on (-25 deg is 335); azimuth stays."""
+    course, layout, clusters = standing(1), lay_out(1, 0, each_ray), Clusters.empty(1, 1)
+    direct = earth_fixed(course)[0]
+    azimuth = np.arctan2(direct[1], direct[0]) + np.radians(40.0)
+    clusters.power[:], clusters.azimuth_deg[:] = 1.0, 40.0
+    clusters.zenith_deg[:] = zenith_deg - np.degrees(np.arccos(direct[2]))
+    rays = draw_rays(np.random.default_rng(16), layout, None)[None]
+    paths = trace(link_of("rays"), course, clusters, layout, rays, np.zeros(1, int), SLOT_S, 1)
+    level = np.sin(np.radians(mirrored_deg))
+    east, north, heading = level * np.cos(azimuth), level * np.sin(azimuth), np.radians(course.heading_deg[0])
+    expected = [east * np.sin(heading) + north * np.cos(heading), north * np.sin(heading) - east * np.cos(heading)]
+    np.testing.assert_allclose(paths.arrival[0, 1:], [expected] * (len(paths.arrival[0]) - 1), atol=1e-12)
+
+
 def test_nothing_that_moves_leaves_the_channel_constant():
     for los in (True, False):
         paths = clustered(np.random.default_rng(9), link_of("clusters"), standing(400), spreads(400, los), SLOT_S, 1)
