@@ -603,6 +603,19 @@ def test_phases_run_on_from_slot_to_slot():
     assert np.abs(step).max() > 0.05
 
 
+@pytest.mark.parametrize("multipath", ["clusters", "rays"])
+def test_waves_come_from_where_they_did_all_through_a_slot_while_the_panel_turns(multipath):
+    n, samples = 3, 10
+    course = overpass(n, samples, start_s=-1.0)
+    paths = clustered(np.random.default_rng(5), link_of(multipath), course, spreads(n), SLOT_S, samples)
+    heading = np.radians(course.heading_deg)[:, None]
+    x, y = np.moveaxis(paths.arrival[:, 1:], -1, 0)
+    fixed = (x + 1j * y) * np.exp(-1j * heading)  # turned back to where north is x
+    fixed, seen = (values.reshape(n, samples, -1) for values in (fixed, x + 1j * y))
+    np.testing.assert_allclose(fixed, np.broadcast_to(fixed[:, :1], fixed.shape), rtol=0, atol=1e-12)
+    assert np.abs(seen - seen[:, :1]).max() > 1e-6
+
+
 def test_a_longer_pass_begins_as_a_shorter_one():
     link = link_of("rays", speed_m_s=2.0, polarisation=("rhcp", "vertical"))
     los = np.arange(90) % 30 < 20
@@ -703,6 +716,27 @@ def test_fading_of_a_real_pass_agrees_with_itself_sampled_finer_and_cut_short(mu
         np.testing.assert_allclose(getattr(fine, name)[::3], getattr(whole, name), rtol=0, atol=1e-9)
         np.testing.assert_array_equal(getattr(short, name), getattr(whole, name)[:100])
     np.testing.assert_array_equal(whole.amplitude[:, 0] != 0.0, whole.los)
+
+
+def test_shadow_fading_runs_on_within_a_slot_and_waits_where_the_sight_changes_or_the_pass_ends():
+    samples, link = 4, link_of("scatter", environment="dense_urban")
+    fading = draw_fading(np.random.default_rng(7), link, overpass(800, samples), SLOT_S, samples)
+    los, shadow_db = fading.los.reshape(-1, samples), fading.shadow_db.reshape(-1, samples)
+    assert (los == los[:, :1]).all()
+    goes_on = los[1:, 0] == los[:-1, 0]
+    assert not goes_on.all()
+    part = np.arange(samples) / samples
+    between_db = shadow_db[:-1, :1] * (1.0 - part) + shadow_db[1:, :1] * part
+    np.testing.assert_allclose(shadow_db[:-1][goes_on], between_db[goes_on], rtol=0, atol=1e-12)
+    for waits in (*shadow_db[:-1][~goes_on], shadow_db[-1]):
+        np.testing.assert_array_equal(waits, waits[0])
+
+
+@pytest.mark.parametrize("samples", [0, -1, 7])
+def test_a_course_that_is_no_whole_number_of_slots_is_refused(samples):
+    complaint = "whole number of slots of 7 rows each, got 40 rows" if samples > 0 else f"1 or more, got {samples}"
+    with pytest.raises(ValueError, match=complaint):
+        draw_fading(np.random.default_rng(1), link_of(), overpass(40), SLOT_S, samples)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
