@@ -213,8 +213,9 @@ def test_orbits_that_faults_tell_feed_it(orbit):
 
 def test_what_cannot_be_computed_is_refused(orbit):
     true = seen_from(orbit, SITE)
-    with pytest.raises(ValueError, match="update_s must be 0 or more, got -1"):
-        residuals(PASS_S, true, true, CARRIER_HZ, update_s=-1.0)
+    for update_s in (-1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match=f"update_s must be 0 or more and finite, got {update_s}"):
+            residuals(PASS_S, true, true, CARRIER_HZ, update_s=update_s)
     with pytest.raises(ValueError, match='"held" or "linear", got \'cubic\''):
         residuals(PASS_S, true, true, CARRIER_HZ, between="cubic")
 

@@ -173,6 +173,8 @@ def test_common_departure_is_written_out_for_every_path():
         ({"samples": 0}, "samples 1 or more"),
         ({"tx_beam_deg": [90.0, 90.0, 90.0]}, r"a beam must be of shape \(2,\) or"),
         ({"passed": [1.0, 2.0]}, "passed must be of shape"),
+        ({"passed": 0.0}, "passed must be more than 0 and at most 1, got 0.0"),
+        ({"passed": np.nan}, "passed must be more than 0 and at most 1, got nan"),
     ],
 )
 def test_what_cannot_be_traced_is_refused_by_name(world, options, complaint):
@@ -187,8 +189,10 @@ def test_more_than_memory_should_hold_is_refused_before_it_is_drawn(world, monke
         assert n == 2  # to learn how many paths there are
         return type("Drawn", (), {"amplitude": np.zeros((n, 4))})
 
-    with pytest.raises(ValueError, match=r"take 382.* GiB, more than 2; take fewer samples, or a part"):
-        orbit_trace(world, samples=100_000)
+    with pytest.raises(ValueError, match=r"take 3.8 GiB, more than 2; take fewer samples, or a part of the pass$"):
+        orbit_trace(world, samples=1000)
+    with pytest.raises(ValueError, match=r"more than 2; take fewer samples$"):  # a part is drawn with the pass
+        orbit_trace(world, samples=100_000, part=(0, 1))
 
 
 def test_without_a_world_a_link_is_traced_over_any_orbit(world):

@@ -413,7 +413,7 @@ def trace_rays(
             row = first_row + j
             if row == direct.shape[0]:
                 break
-            elapsed_s = slot_s * j / samples
+            elapsed_s = slot_s * (j / samples)  # of a whole slot slot_s to the last bit, however fine
             moved = direct[row, 0] - u_east, direct[row, 1] - u_north, direct[row, 2] - u_up
             along = u_east * velocity[0] + u_north * velocity[1] + u_up * velocity[2]
             along += 0.5 * (moved[0] * velocity[0] + moved[1] * velocity[1] + moved[2] * velocity[2])

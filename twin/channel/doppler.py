@@ -155,10 +155,11 @@ def residuals(
     between                   two updates: `held` as they were, or `linear`, with their rates
     oscillator_ppm  ()        its carrier is so much too high; 0: it follows the downlink, whose Doppler it knows
 
-    Raises ValueError for a negative interval and for another word. Checked by tests/channel/test_doppler.py.
+    Raises ValueError for an interval that is negative or has no end, and for another word.
+    Checked by tests/channel/test_doppler.py.
     """
-    if not update_s >= 0.0:
-        raise ValueError(f"update_s must be 0 or more, got {update_s}")
+    if not 0.0 <= update_s < np.inf:
+        raise ValueError(f"update_s must be 0 or more and finite, got {update_s}")
     if between not in ("held", "linear"):
         raise ValueError(f'between must be "held" or "linear", got {between!r}')
     at_s = np.atleast_1d(np.asarray(t_s, dtype=float))

@@ -30,7 +30,8 @@ class Fading:
 
     los        (n,) bool        line of sight
     shadow_db  (n,)             dB, positive is loss
-    amplitude  (n, n_paths)     complex, alpha of eq. (1), Doppler included; E|alpha|^2 sums to link.array_gain
+    amplitude  (n, n_paths)     complex, alpha of eq. (1), Doppler included; E|alpha|^2 sums to link.array_gain, less
+                                what link.polarisation takes
     arrival    (n, n_paths, 2)  direction cosines psi_x, psi_y of each path in the terminal's frame
     departure  (n, n_paths, 2)  the same in the satellite's frame; (n, 1, 2) where all paths leave in one direction
     delay_s    (n, n_paths)     s, in excess of the direct path
@@ -57,13 +58,16 @@ def draw_fading(rng: np.random.Generator, link: Link, course: Pointing, slot_s: 
 
     Line of sight and shadow fading: twin/channel/large_scale.py. Paths by link.multipath: `scatter` here, 3GPP's in
     twin/channel/clusters.py and profiles.py. A fixed profile is with or without line of sight for all of the pass.
-    Without line of sight the scattered paths carry all the power, and clutter loss (path_gain) takes it away. Raises
-    ValueError where the course is no whole number of slots.
+    Without line of sight the scattered paths carry all the power, and clutter loss (path_gain) takes it away. A longer
+    course begins as a shorter one, but for the shadow fading within the shorter one's last slot, which stays as it
+    began. Raises ValueError where the course is no whole number of slots.
     Source: docs/physics.md, TR 38.811 6.6. Checked by tests/channel/test_link.py (fading statistics).
     """
     n_rows = len(course.elevation_deg)
-    if samples < 1 or n_rows % samples:
-        raise ValueError(f"course must have a whole number of {samples} rows a slot, got {n_rows}")
+    if samples < 1:
+        raise ValueError(f"samples must be 1 or more, got {samples}")
+    if n_rows % samples:
+        raise ValueError(f"course must have a whole number of slots of {samples} rows each, got {n_rows} rows")
     slots = course[::samples]
     # a generator each: a longer pass then begins with the very draws of a shorter one
     of_los, of_shadow, *of_paths = rng.spawn(7)

@@ -125,10 +125,10 @@ def link_trace(
     samples      rows of a slot, None: link.samples_per_slot; every `samples`-th row is that of a trace with one
     part         slots (from, to) within first to end, to look closer at a piece of the pass; None: all of it
     tx_beam_deg, rx_beam_deg  (2,) or (n, 2)  deg  theta, phi; None: matched, always at the other end
-    passed       () or (end - first,)  linear: what faults leave of the power in each slot
+    passed       () or (end - first,)  linear: what faults leave of the power in each slot, more than 0 and at most 1
 
     Returns a LinkTrace of n rows, samples to each slot of the part. Raises ValueError for a part outside the pass, for
-    beams or `passed` of another shape, and where the arrays would take more than 2 GiB.
+    beams or `passed` of another shape or range, and where the arrays would take more than 2 GiB.
     Checked by tests/channel/test_trace.py: equal to what the world plays.
     """
     low, high = (first, end) if part is None else part
@@ -141,6 +141,9 @@ def link_trace(
     share = np.asarray(passed, dtype=float)
     if share.shape not in ((), (n_slots,)):
         raise ValueError(f"passed must be of shape () or ({n_slots},), one for a slot, got {share.shape}")
+    wrong = ~((share > 0.0) & (share <= 1.0))
+    if wrong.any():
+        raise ValueError(f"passed must be more than 0 and at most 1, got {share[wrong][0]}")
     two = pointing(*orbit.state(np.array([first, end - 1]) * slot_s), site)  # to learn how many paths there are
     n_paths = draw_fading(np.random.default_rng(0), link, two, slot_s).amplitude.shape[1]
     _check_size(link, n_paths, n_slots * samples, (high - low) * samples)
@@ -226,10 +229,11 @@ def _beams(given_deg: ArrayLike | None, matched_deg: np.ndarray) -> np.ndarray:
 
 
 def _check_size(link: Link, n_paths: int, n_drawn: int, n: int) -> None:
-    n_bytes = n_drawn * n_paths * PATH_BYTES + n * (n_paths * PATH_BYTES + link.n_rb * BLOCK_BYTES)
+    drawn_bytes = n_drawn * n_paths * PATH_BYTES  # whatever part of the pass is asked for
+    n_bytes = drawn_bytes + n * (n_paths * PATH_BYTES + link.n_rb * BLOCK_BYTES)
     if n_bytes > MOST_BYTES:
+        way_out = "take fewer samples" if drawn_bytes > MOST_BYTES else "take fewer samples, or a part of the pass"
         raise ValueError(
             f"a trace of {n} times with {link.n_rb} resource blocks, and the {n_paths} paths of the {n_drawn} times of "
-            f"the whole pass, take {n_bytes / 2**30:.1f} GiB, more than {MOST_BYTES / 2**30:g}; take fewer samples, or "
-            "a part of the pass"
+            f"the whole pass, take {n_bytes / 2**30:.1f} GiB, more than {MOST_BYTES / 2**30:g}; {way_out}"
         )
