@@ -131,9 +131,67 @@ def test_shapes_that_do_not_fit_are_refused():
         group_rates(link, fading, 1e-15, tx_deg, rx_deg, samples=2)
 
 
+@pytest.mark.parametrize(("row", "gain"), [(6, 1.0), (-1, 1.0), (4, np.ones(3)), (0, np.ones(0)), (0, np.ones((1, 1)))])
+def test_rows_that_are_not_there_are_refused(row, gain):
+    link, fading, tx_deg, rx_deg = case(n=6)
+    with pytest.raises(ValueError, match=rf"rows of the fading, 0 to 5: got row {row} and gain of shape \("):
+        slot_link(link, fading, row, gain, tx_deg[0], rx_deg[0], np.ones(4, bool))
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_groups_that_are_not_there_are_refused(n):
+    link, fading, tx_deg, rx_deg = case()
+    with pytest.raises(ValueError, match=rf"used_group must be of shape \(4,\), bool, got \({n},\)"):
+        slot_link(link, fading, 0, 1e-15, tx_deg[0], rx_deg[0], np.ones(n, bool))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"amplitude": (2, 4)}, {"arrival": (3, 2, 2)}, {"departure": (3, 2, 2)}, {"delay_s": (3, 5)}]
+)
+def test_paths_whose_arrays_do_not_fit_each_other_are_refused(wrong):
+    link, fading, tx_deg, rx_deg = case()
+    broken = type(fading)(**{**vars(fading), **{name: np.zeros(shape) for name, shape in wrong.items()}})
+    with pytest.raises(ValueError, match=r"arrays must fit its 3 rows, got .*'departure': \(3, .*, 2\)"):
+        block_snr(link, broken, 1e-15, tx_deg, rx_deg)
+
+
+def test_paths_of_any_kind_are_taken_by_what_is_compiled():
+    link, fading, tx_deg, rx_deg = case(n=6)
+    used, kernels = [True] * 4, (slot.snr_kernel, slot.groups_kernel, slot.antenna_strength)
+
+    def played(paths):
+        return block_snr(link, paths, 1e-15, tx_deg[0], rx_deg[0]), *slot_link(
+            link, paths, 2, 1e-15, tx_deg[0], rx_deg[0], used
+        )
+
+    expected = played(fading)
+    compiled = [len(kernel.signatures) for kernel in kernels]
+    fortran = {name: np.asfortranarray(array) for name, array in vars(fading).items()}
+    frozen = {name: array.copy() for name, array in vars(fading).items()}
+    for array in frozen.values():
+        array.flags.writeable = False
+    narrow = {"d": np.float32, "D": np.complex64}
+    single = {name: array.astype(narrow.get(array.dtype.char, bool)) for name, array in vars(fading).items()}
+    for paths, rtol in ((fortran, 0.0), (frozen, 0.0), (single, 1e-3)):
+        for ours, theirs in zip(played(type(fading)(**paths)), expected):
+            np.testing.assert_allclose(ours, theirs, rtol=rtol)
+    np.testing.assert_array_equal(block_snr(link, fading[::2], 1e-15, tx_deg[0], rx_deg[0]), expected[0][::2])
+    assert [len(kernel.signatures) for kernel in kernels] == compiled
+
+
+@pytest.mark.parametrize("rate", ["shannon", "mcs"])
+def test_what_is_not_a_number_has_no_rate(rate):
+    link, fading, tx_deg, rx_deg = case(rate=rate)
+    snr, rate_bps = group_rates(link, fading, [1e-12, np.nan, 0.0], tx_deg, rx_deg)
+    assert np.isfinite(rate_bps[0]).all()
+    assert np.isnan(snr[1]).all()
+    assert np.isnan(rate_bps[1]).all()
+    assert not rate_bps[2].any()
+
+
 def test_kernels_allocate_nothing():
     link, fading, tx_deg, rx_deg = case(n=50)
-    given = *slot.settings_of(link), tx_deg, rx_deg, *slot.paths_of(fading, slice(None)), np.ones(50)
+    given = *slot.settings_of(link), tx_deg, rx_deg, *slot.paths_of(fading), np.ones(50)
     of_groups = *given[:9], *slot._schemes(link), *given[9:]
     work, out, groups, rates = slot.room(link, fading), np.empty((50, 20)), np.empty((50, 4)), np.empty((50, 4))
 

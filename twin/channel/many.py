@@ -161,7 +161,7 @@ def hear(
     first_beam = np.searchsorted(satellite[order], np.arange(n_satellites + 1))
     scale = gain * link.snr_per_gain
     signal, interference = np.zeros((2, n_terminals, link.n_rb))
-    settings, paths = settings_of(link), paths_of(fading, slice(None))
+    settings, paths = settings_of(link), paths_of(fading)
     listened = np.where(serving < 0, -1, np.argsort(order)[serving])
     given = beams[order], powers[order], used[order], first_beam, listened, rx_beams, scale
 
