@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from numba.core.runtime import _nrt_python, rtsys
 
 from twin.channel import Link, draw_fading, large_scale, slot, slot_link
+from twin.channel.arrays import aperture_factor, direction_cosines
 from twin.channel.fading import stacked
 from twin.channel.slot import block_response, block_snr, group_rates
 from twin.channel.turns import sincos_half_turns
@@ -36,6 +37,29 @@ def test_response_is_that_of_the_full_matrix(seed, tx, rx, n_paths, n_rb, common
         expected = plain.response(link, fading, row, tx_deg[row], rx_deg[row])
         peak = np.abs(fading.amplitude[row]).sum()  # what aligned beams could make of these paths
         assert np.abs(ours[row] - expected).max() < OF_THE_PEAK * peak
+
+
+@pytest.mark.parametrize("common", [True, False])
+@pytest.mark.parametrize("sides", [("tx",), ("rx",), ("tx", "rx")])
+def test_dishes_weigh_each_path_with_their_signed_field(sides, common):
+    dishes = {f"{side}_aperture_m": 0.1 for side in sides} | {f"{side}_antennas": (1, 1) for side in sides}
+    link, fading, tx_deg, rx_deg = case(5, 2, 6, common, **dishes)
+
+    def factor(ka, antennas, beam_deg, way):
+        if ka:
+            return aperture_factor(ka, *direction_cosines(beam_deg), *way)
+        return np.vdot(plain.beam(beam_deg, antennas), plain.panel(way, antennas))
+
+    ours = block_response(link, fading, tx_deg, rx_deg)
+    for row in range(2):
+        expected = np.zeros(link.n_rb, complex)
+        for path in range(6):
+            leaving = fading.departure[row, 0 if common else path]
+            sent = np.conj(factor(link.tx_ka, link.tx_antennas, tx_deg[row], leaving))
+            heard = factor(link.rx_ka, link.rx_antennas, rx_deg[row], fading.arrival[row, path])
+            turn = np.exp(-2j * np.pi * link.rb_step_hz * np.arange(link.n_rb) * fading.delay_s[row, path])
+            expected += fading.amplitude[row, path] * sent * heard * turn
+        assert np.abs(ours[row] - expected).max() < OF_THE_PEAK * np.abs(fading.amplitude[row]).sum()
 
 
 def test_snr_is_the_response_squared_times_the_budget():
