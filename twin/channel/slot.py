@@ -40,7 +40,8 @@ def slot_link(
 
     Returns snr (n_groups,) linear, the mean over each group's blocks; rate_bps (n_groups,), the sum over each
     group's blocks; both means over the samples. And strength (n_rx,), mean |H w_t| per antenna over the used blocks at
-    the slot's start, 0 where none is used. Raises ValueError for rows that are not there and shapes that do not fit.
+    the slot's start, 0 where none is used; a terminal's dish is one antenna there, without its pattern. Raises
+    ValueError for rows that are not there and shapes that do not fit.
     Checked by tests/channel/test_link.py::test_slot_agrees_with_the_full_matrix.
     """
     n_groups, n_rx = link.n_groups, link.rx_antennas[0] * link.rx_antennas[1]
