@@ -229,8 +229,8 @@ class Took:
 def slot(case: Case, others: dict[str, Way], effort: Effort, peak_gflops: float) -> dict[str, Any]:
     """SNR of every block of a slot: from the paths and beams in closed form, and by way of H.
 
-    Both begin with the paths' amplitudes, delays and direction cosines, the gain and the beams' angles, and end with
-    n_rb numbers. Ours are many slots of one call; the others' go one by one.
+    All begin with the paths' amplitudes, delays and direction cosines, the gain and the beams' angles, and end with
+    n_rb numbers. Ours are many slots of one call; the others' go one by one. `numpy_beams_first` builds no H either.
     """
     out = np.zeros((case.n, case.link.n_rb))
     ours = partial(block_snr, case.link, case.fading, case.gain, case.tx_beam_deg, case.rx_beam_deg, threads=1, out=out)
@@ -241,6 +241,9 @@ def slot(case: Case, others: dict[str, Way], effort: Effort, peak_gflops: float)
         "blas": Way(lambda: [full.snr(case, row) for row in rows], len(rows)),
         "blas_complex64": Way(lambda: [single.snr(case, row) for row in rows], len(rows)),
         "einsum": Way(lambda: peers.einsum_snr(case, 0)),
+        "numpy_beams_first": Way(
+            lambda: [peers.beams_first_snr(case, row) for _ in range(5) for row in rows], 5 * len(rows)
+        ),
         **others,
     }
     took = Took.in_turn(ways, effort.rounds)
@@ -254,6 +257,7 @@ def slot(case: Case, others: dict[str, Way], effort: Effort, peak_gflops: float)
         "vs_blas": took.ratio("blas", "ours"),
         "vs_blas_complex64": took.ratio("blas_complex64", "ours"),
         "vs_einsum": took.ratio("einsum", "ours"),
+        "vs_numpy_beams_first": took.ratio("numpy_beams_first", "ours"),
         "us": us,
         "cpu_us": cpu_us,
         "ns_per_block": KILO * us["ours"] / case.link.n_rb,
@@ -409,14 +413,13 @@ def a_pass(link: Link, effort: Effort) -> dict[str, Any]:
 
 
 def highest_pass(seconds: float) -> tuple[Satellite, Any]:
-    """The satellite that rises highest over the site within an hour, and the instant its middle `seconds` begin."""
+    """The satellite that rises highest over the site within three hours, and the instant its middle `seconds` begin."""
     with warnings.catch_warnings(action="ignore", category=TleWarning):
         satellites = [one for one in catalogue(SNAPSHOT)[1] if one.name.startswith("STARLINK")][:300]
         start_utc = middle_utc(satellites)
         place = {name: getattr(HERE, name) for name in ("latitude_deg", "longitude_deg", "altitude_m")}
         found = find_passes(satellites, start_utc, 3 * 3600.0, **place, mask_deg=PASS_MASK_DEG)
     best = max((one for one in found if not one.cut), key=lambda one: one.max_elevation_deg)
-
     return satellites[best.satellite_index], start_utc + timedelta(seconds=best.culmination_s - 0.5 * seconds)
 
 
@@ -485,7 +488,7 @@ def table(found: dict[str, Any]) -> str:
             f"{one['error']['ours']['max_of_peak']:.0e} of the largest"
         )
         lines += _rows(one)
-    parts = ", ".join(f"{name.removesuffix('_2t').replace('_', ' ')} {s:.3f}" for name, s in _of_most(passed).items())
+    parts = ", ".join(f"{name[:-3].replace('_', ' ')} {s:.3f}" for name, s in _of_most(passed).items())  # less _1t, _2t
     lines += [
         "",
         f"a pass, {passed['slots']:,} slots of {passed['samples_a_slot']} samples, {passed['n_paths']} paths: "

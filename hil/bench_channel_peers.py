@@ -1,4 +1,4 @@
-"""What `ntn-twin bench channel` is held against: the full matrix by BLAS and by einsum, and OpenNTN.
+"""What `ntn-twin bench channel` is held against: the full matrix by BLAS and by einsum, NumPy without it, and OpenNTN.
 
 Every peer gets its best way: association orders and block sizes are tried and the quickest is kept, memory is touched
 before the clock starts, what does not change between slots is made once.
@@ -147,8 +147,7 @@ class FullMatrix:
 
     def snr(self, case: Case, row: int) -> np.ndarray:
         """(n_rb,) of one slot."""
-        sent = self._beam(case.tx_beam_deg[row], self.link.tx_antennas)
-        heard = self._beam(case.rx_beam_deg[row], self.link.rx_antennas).conj()
+        sent, heard = beams_of(case, row, self.dtype)
         response = np.empty(self.link.n_rb, self.dtype)
         for first, matrix in self.matrices(case, row):
             at_antennas = matrix.reshape(-1, self.n_tx) @ sent
@@ -156,8 +155,17 @@ class FullMatrix:
         scale = self.link.snr_per_gain * case.gain[row]
         return scale * (response.real**2 + response.imag**2)
 
-    def _beam(self, beam_deg: np.ndarray, antennas: tuple[int, int]) -> np.ndarray:
-        return steering_vectors(direction_cosines(beam_deg)[None], antennas, self.dtype)[0]
+
+def beams_of(case: Case, row: int, dtype: Any = complex) -> tuple[np.ndarray, np.ndarray]:
+    """The weights w_t (n_tx,) and the conjugate of w_r (n_rx,) of one slot."""
+    sent, heard = (
+        steering_vectors(direction_cosines(beam_deg[row])[None], antennas, dtype)[0]
+        for beam_deg, antennas in (
+            (case.tx_beam_deg, case.link.tx_antennas),
+            (case.rx_beam_deg, case.link.rx_antennas),
+        )
+    )
+    return sent, heard.conj()
 
 
 def einsum_snr(case: Case, row: int) -> np.ndarray:
@@ -169,13 +177,22 @@ def einsum_snr(case: Case, row: int) -> np.ndarray:
     frequency_hz = link.rb_step_hz * np.arange(link.n_rb)
     turn = fading.amplitude[row] * np.exp(-2j * np.pi * frequency_hz[:, None] * fading.delay_s[row])
     matrix = np.einsum("ml,lr,lt->mrt", turn, arriving, leaving.conj(), optimize=True)
-    beams = (
-        steering_vectors(direction_cosines(beam_deg[row])[None], antennas, complex)[0]
-        for beam_deg, antennas in ((case.rx_beam_deg, link.rx_antennas), (case.tx_beam_deg, link.tx_antennas))
-    )
-    heard, sent = beams
-    response = np.einsum("r,mrt,t->m", heard.conj(), matrix, sent, optimize=True)
+    sent, heard = beams_of(case, row)
+    response = np.einsum("r,mrt,t->m", heard, matrix, sent, optimize=True)
     return link.snr_per_gain * case.gain[row] * np.abs(response) ** 2
+
+
+def beams_first_snr(case: Case, row: int) -> np.ndarray:
+    """The same by NumPy without H: beams on the steering vectors of every path, which is then one number."""
+    link, fading = case.link, case.fading
+    sent, heard = beams_of(case, row)
+    leaving = steering_vectors(fading.departure[row], link.tx_antennas, complex).conj() @ sent
+    through = (
+        fading.amplitude[row] * (steering_vectors(fading.arrival[row], link.rx_antennas, complex) @ heard) * leaving
+    )
+    frequency_hz = link.rb_step_hz * np.arange(link.n_rb)
+    response = np.exp(-2j * np.pi * frequency_hz[:, None] * fading.delay_s[row]) @ through
+    return link.snr_per_gain * case.gain[row] * (response.real**2 + response.imag**2)
 
 
 def quickest_matrix(case: Case, dtype: Any = np.complex128, tries: int = 3) -> FullMatrix:

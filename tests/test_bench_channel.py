@@ -100,6 +100,13 @@ def test_table_has_every_figure_and_says_what_is_not_like_for_like(found):
         assert words in text
 
 
+@pytest.mark.parametrize("most", ["1t", "2t"])
+def test_parts_of_a_pass_have_names_on_one_thread_and_on_two(found, most):
+    parts = {"geometry_1t": 0.2, "gain_and_beams_1t": 0.3, f"geometry_{most}": 0.125, f"gain_and_beams_{most}": 0.25}
+    passed = found["pass"] | {"seconds": dict.fromkeys(sorted({"1t", most}), 0.5), "parts_s": parts}
+    assert "of which, s: geometry 0.125, gain and beams 0.250\n" in bench_channel.table(found | {"pass": passed})
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_command_prints_the_table_or_everything(found, monkeypatch, capsys, as_json):
     asked = []
@@ -147,6 +154,7 @@ def test_every_way_of_the_full_matrix_gives_the_closed_form(case):
     for row in range(case.n):
         np.testing.assert_allclose(full.snr(case, row), ours[row], rtol=1e-10)
         np.testing.assert_allclose(peers.einsum_snr(case, row), ours[row], rtol=1e-10)
+        np.testing.assert_allclose(peers.beams_first_snr(case, row), ours[row], rtol=1e-10)
         np.testing.assert_allclose(single.snr(case, row), ours[row], atol=1e-4 * ours[row].max())
 
 

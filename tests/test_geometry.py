@@ -202,6 +202,12 @@ def test_frames_are_right_handed_with_z_and_x_where_they_should_be(sky):
         np.testing.assert_allclose(forward[:, 1], 0.0, atol=1e-9)
 
 
+@pytest.mark.parametrize(("position", "velocity"), [((4, 3), (5, 3)), ((3,), (3,)), ((3, 4), (3, 4)), ((), ())])
+def test_pointing_refuses_states_of_other_shapes(position, velocity):
+    with pytest.raises(ValueError, match=r"must both be \(n, 3\), got \("):
+        pointing(np.ones(position), np.ones(velocity), Site(latitude_deg=0.0, longitude_deg=0.0))
+
+
 def test_pointing_leads_from_one_end_to_the_other(sky):
     site = Site(**WATERLOO)
     position_m, velocity_m_s = (state[sky.error_code == 0] for state in sky.state(1_000.0))

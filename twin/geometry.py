@@ -287,10 +287,14 @@ def pointing(position_m: np.ndarray, velocity_m_s: np.ndarray, site: Site) -> Po
 
     position_m, velocity_m_s  (n, 3)  m, m/s  of the satellite, ECEF
 
-    Returns a Pointing of n times. Checked by tests/test_geometry.py.
+    Returns a Pointing of n times. Raises ValueError for states of other shapes. Checked by tests/test_geometry.py.
     """
     position_m, velocity_m_s = np.asarray(position_m, dtype=float), np.asarray(velocity_m_s, dtype=float)
-    n = len(position_m)
+    n = len(position_m) if position_m.ndim else 1
+    if not position_m.shape == velocity_m_s.shape == (n, 3):
+        raise ValueError(
+            f"position_m and velocity_m_s must both be (n, 3), got {position_m.shape} and {velocity_m_s.shape}"
+        )
     seen = Pointing(np.empty(n), np.empty(n), np.empty((n, 2)), np.empty((n, 2)), np.empty(n))
 
     def some(first: int, last: int) -> None:

@@ -54,6 +54,12 @@ def test_direction_cosines_are_the_first_two_parts_of_the_unit_vector():
         np.testing.assert_allclose(direction_cosine_pair(theta, phi), pair, rtol=0, atol=2e-16)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_angles_that_are_not_pairs_have_no_cosines(shape):
+    with pytest.raises(ValueError, match=r"angles_deg must end in an axis of 2 \(theta, phi\), got \("):
+        direction_cosines(np.ones(shape))
+
+
 def test_a_steering_matrix_has_a_steering_vector_for_each_direction():
     angles_deg = np.random.default_rng(2).uniform(0.0, 180.0, (9, 2))
     matrix = steering_matrix(direction_cosines(angles_deg), (3, 5))
@@ -99,6 +105,13 @@ def test_the_grid_of_ten_degrees_has_the_paper_s_324_beams():
     np.testing.assert_array_equal(angles_deg[[0, 1, 18, -1]], [[0, 0], [0, 10], [10, 0], [170, 170]])
     np.testing.assert_array_equal(beams, direction_cosines(angles_deg))
     np.testing.assert_array_equal(np.unique(beams[::18], axis=0), [[0.0, 1.0]])  # phi = 0: one direction
+
+
+@pytest.mark.parametrize("n", [1, 18, 161, 175, 227])
+def test_a_grid_of_an_nth_of_the_half_circle_has_n_beams_along_each_angle(n):
+    angles_deg = grid_angles_deg(180.0 / n)
+    assert len(angles_deg) == n * n
+    assert angles_deg.max() == pytest.approx(180.0 - 180.0 / n)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -10.0, 181.0, float("nan")])

@@ -49,18 +49,21 @@ def test_signal_and_interference_are_those_of_the_full_matrices():
     assert not heard.interference[3].any()
 
 
-def test_without_other_beams_the_ratio_is_the_snr_of_the_link():
+@pytest.mark.parametrize(
+    "link", [LINK, Link(tx_antennas=(1, 1), tx_aperture_m=0.1, rx_antennas=(1, 1), rx_aperture_m=0.05, n_rb=10)]
+)
+def test_without_other_beams_the_ratio_is_the_snr_of_the_link(link):
     from twin.channel.slot import block_snr
 
-    fading, gain, given = case(1)
-    alone = given | {"used": np.ones((N_BEAMS, LINK.n_rb)), "power": 1.0, "satellite": np.zeros(N_BEAMS, int)}
+    fading, gain, given = case(1, link)
+    alone = given | {"used": np.ones((N_BEAMS, link.n_rb)), "power": 1.0, "satellite": np.zeros(N_BEAMS, int)}
     for b in range(N_BEAMS):
-        silent = np.zeros((N_BEAMS, LINK.n_rb), bool)
+        silent = np.zeros((N_BEAMS, link.n_rb), bool)
         silent[b] = True
-        heard = hear(LINK, fading, gain, **alone | {"used": silent, "serving": np.full(N_TERMINALS, b)})
+        heard = hear(link, fading, gain, **alone | {"used": silent, "serving": np.full(N_TERMINALS, b)})
         rows = np.arange(N_TERMINALS) * N_SATELLITES
         beam_deg = np.tile(given["beam_deg"][b], (N_TERMINALS, 1))
-        expected = block_snr(LINK, fading[rows], gain[:, 0], beam_deg, given["rx_beam_deg"])
+        expected = block_snr(link, fading[rows], gain[:, 0], beam_deg, given["rx_beam_deg"])
         np.testing.assert_allclose(heard.sinr, expected, rtol=1e-9)
 
 
@@ -79,12 +82,38 @@ def test_threads_change_nothing():
         ({"serving": np.full(5, 7)}, r"serving must be -1 \(none\) to 6, got 7 to 7"),
         ({"used": np.ones((7, 3))}, r"used must be of shape \(7, 12\), got \(7, 3\)"),
         ({"rx_beam_deg": np.ones(2)}, r"rx_beam_deg must be of shape \(5, 2\), got \(2,\)"),
+        ({"beam_deg": np.ones((2, 7))}, r"beam_deg must be of shape \(2, 2\), got \(2, 7\)"),
+        ({"beam_deg": np.ones(14)}, r"beam_deg must be of shape \(14, 2\), got \(14,\)"),
+        ({"beam_deg": 90.0}, r"beam_deg must be of shape \(1, 2\), got \(\)"),
+        ({"power": np.ones(3)}, r"power must be of shape \(7,\), got \(3,\)"),
+        ({"satellite": np.full(7, 0.9)}, "satellite must be whole numbers, got float64"),
+        ({"serving": np.ones(5, bool)}, "serving must be whole numbers, got bool"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, words):
     fading, gain, given = case()
     with pytest.raises(ValueError, match=words):
         hear(LINK, fading, gain, **given | change)
+
+
+def test_without_any_beam_nothing_is_heard():
+    fading, gain, given = case()
+    none = {"beam_deg": np.empty((0, 2)), "satellite": [], "used": np.empty((0, LINK.n_rb)), "power": 1.0}
+    heard = hear(LINK, fading, gain, **given | none | {"serving": np.full(N_TERMINALS, -1)})
+    assert not heard.signal.any()
+    assert not heard.interference.any()
+
+
+def test_a_beam_that_points_nowhere_spoils_nothing_but_its_blocks():
+    fading, gain, given = case(4)
+    expected = hear(LINK, fading, gain, **given)
+    beam_deg = given["beam_deg"].copy()
+    b = np.argsort(given["satellite"], kind="stable")[0]
+    beam_deg[b] = np.nan
+    heard = hear(LINK, fading, gain, **given | {"beam_deg": beam_deg})
+    unused = ~given["used"][b]
+    np.testing.assert_array_equal(heard.signal[:, unused], expected.signal[:, unused])
+    np.testing.assert_array_equal(heard.interference[:, unused], expected.interference[:, unused])
 
 
 def test_departures_of_several_directions_are_refused():

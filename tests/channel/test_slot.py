@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from numba.core.runtime import _nrt_python, rtsys
 
 from twin.channel import Link, draw_fading, large_scale, slot, slot_link
+from twin.channel.arrays import aperture_factor, direction_cosines
 from twin.channel.fading import stacked
 from twin.channel.slot import block_response, block_snr, group_rates
 from twin.channel.turns import sincos_half_turns
@@ -36,6 +37,29 @@ def test_response_is_that_of_the_full_matrix(seed, tx, rx, n_paths, n_rb, common
         expected = plain.response(link, fading, row, tx_deg[row], rx_deg[row])
         peak = np.abs(fading.amplitude[row]).sum()  # what aligned beams could make of these paths
         assert np.abs(ours[row] - expected).max() < OF_THE_PEAK * peak
+
+
+@pytest.mark.parametrize("common", [True, False])
+@pytest.mark.parametrize("sides", [("tx",), ("rx",), ("tx", "rx")])
+def test_dishes_weigh_each_path_with_their_signed_field(sides, common):
+    dishes = {f"{side}_aperture_m": 0.1 for side in sides} | {f"{side}_antennas": (1, 1) for side in sides}
+    link, fading, tx_deg, rx_deg = case(5, 2, 6, common, **dishes)
+
+    def factor(ka, antennas, beam_deg, way):
+        if ka:
+            return aperture_factor(ka, *direction_cosines(beam_deg), *way)
+        return np.vdot(plain.beam(beam_deg, antennas), plain.panel(way, antennas))
+
+    ours = block_response(link, fading, tx_deg, rx_deg)
+    for row in range(2):
+        expected = np.zeros(link.n_rb, complex)
+        for path in range(6):
+            leaving = fading.departure[row, 0 if common else path]
+            sent = np.conj(factor(link.tx_ka, link.tx_antennas, tx_deg[row], leaving))
+            heard = factor(link.rx_ka, link.rx_antennas, rx_deg[row], fading.arrival[row, path])
+            turn = np.exp(-2j * np.pi * link.rb_step_hz * np.arange(link.n_rb) * fading.delay_s[row, path])
+            expected += fading.amplitude[row, path] * sent * heard * turn
+        assert np.abs(ours[row] - expected).max() < OF_THE_PEAK * np.abs(fading.amplitude[row]).sum()
 
 
 def test_snr_is_the_response_squared_times_the_budget():
@@ -131,9 +155,67 @@ def test_shapes_that_do_not_fit_are_refused():
         group_rates(link, fading, 1e-15, tx_deg, rx_deg, samples=2)
 
 
+@pytest.mark.parametrize(("row", "gain"), [(6, 1.0), (-1, 1.0), (4, np.ones(3)), (0, np.ones(0)), (0, np.ones((1, 1)))])
+def test_rows_that_are_not_there_are_refused(row, gain):
+    link, fading, tx_deg, rx_deg = case(n=6)
+    with pytest.raises(ValueError, match=rf"rows of the fading, 0 to 5: got row {row} and gain of shape \("):
+        slot_link(link, fading, row, gain, tx_deg[0], rx_deg[0], np.ones(4, bool))
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_groups_that_are_not_there_are_refused(n):
+    link, fading, tx_deg, rx_deg = case()
+    with pytest.raises(ValueError, match=rf"used_group must be of shape \(4,\), bool, got \({n},\)"):
+        slot_link(link, fading, 0, 1e-15, tx_deg[0], rx_deg[0], np.ones(n, bool))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"amplitude": (2, 4)}, {"arrival": (3, 2, 2)}, {"departure": (3, 2, 2)}, {"delay_s": (3, 5)}]
+)
+def test_paths_whose_arrays_do_not_fit_each_other_are_refused(wrong):
+    link, fading, tx_deg, rx_deg = case()
+    broken = type(fading)(**{**vars(fading), **{name: np.zeros(shape) for name, shape in wrong.items()}})
+    with pytest.raises(ValueError, match=r"arrays must fit its 3 rows, got .*'departure': \(3, .*, 2\)"):
+        block_snr(link, broken, 1e-15, tx_deg, rx_deg)
+
+
+def test_paths_of_any_kind_are_taken_by_what_is_compiled():
+    link, fading, tx_deg, rx_deg = case(n=6)
+    used, kernels = [True] * 4, (slot.snr_kernel, slot.groups_kernel, slot.antenna_strength)
+
+    def played(paths):
+        return block_snr(link, paths, 1e-15, tx_deg[0], rx_deg[0]), *slot_link(
+            link, paths, 2, 1e-15, tx_deg[0], rx_deg[0], used
+        )
+
+    expected = played(fading)
+    compiled = [len(kernel.signatures) for kernel in kernels]
+    fortran = {name: np.asfortranarray(array) for name, array in vars(fading).items()}
+    frozen = {name: array.copy() for name, array in vars(fading).items()}
+    for array in frozen.values():
+        array.flags.writeable = False
+    narrow = {"d": np.float32, "D": np.complex64}
+    single = {name: array.astype(narrow.get(array.dtype.char, bool)) for name, array in vars(fading).items()}
+    for paths, rtol in ((fortran, 0.0), (frozen, 0.0), (single, 1e-3)):
+        for ours, theirs in zip(played(type(fading)(**paths)), expected):
+            np.testing.assert_allclose(ours, theirs, rtol=rtol)
+    np.testing.assert_array_equal(block_snr(link, fading[::2], 1e-15, tx_deg[0], rx_deg[0]), expected[0][::2])
+    assert [len(kernel.signatures) for kernel in kernels] == compiled
+
+
+@pytest.mark.parametrize("rate", ["shannon", "mcs"])
+def test_what_is_not_a_number_has_no_rate(rate):
+    link, fading, tx_deg, rx_deg = case(rate=rate)
+    snr, rate_bps = group_rates(link, fading, [1e-12, np.nan, 0.0], tx_deg, rx_deg)
+    assert np.isfinite(rate_bps[0]).all()
+    assert np.isnan(snr[1]).all()
+    assert np.isnan(rate_bps[1]).all()
+    assert not rate_bps[2].any()
+
+
 def test_kernels_allocate_nothing():
     link, fading, tx_deg, rx_deg = case(n=50)
-    given = *slot.settings_of(link), tx_deg, rx_deg, *slot.paths_of(fading, slice(None)), np.ones(50)
+    given = *slot.settings_of(link), tx_deg, rx_deg, *slot.paths_of(fading), np.ones(50)
     of_groups = *given[:9], *slot._schemes(link), *given[9:]
     work, out, groups, rates = slot.room(link, fading), np.empty((50, 20)), np.empty((50, 4)), np.empty((50, 4))
 

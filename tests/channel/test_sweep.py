@@ -168,7 +168,42 @@ def test_without_any_power_the_first_pair_is_as_good_as_any():
     silent.amplitude[:] = 0.0
     assert sweep(PANELS, silent, 0, grid, grid).best == (0, 0)
     assert best_by_rate(PANELS, silent, 0, 1e-15, grid, grid) == ((0, 0), 0.0)
-    assert best_by_rate(PANELS, fading, 0, 0.0, grid, grid)[1] == 0.0
+    assert best_by_rate(PANELS, fading, 0, 0.0, grid, grid) == ((0, 0), 0.0)
+    assert best_by_rate(PANELS, made_up(1, PANELS, 3, common=True), 0, 0.0, grid, grid) == ((0, 0), 0.0)
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_the_best_pair_is_found_however_weak_the_link(common):
+    fading, grid = made_up(2, PANELS, 3, common), grid_codebook(30.0)
+    power = sweep(PANELS, fading, 0, grid, grid).power
+    for snr in (1e-14, 1e-20):  # where log2(1 + SNR) counts in steps of rounding, and SNR / ln 2 is the rate
+        gain = snr / (PANELS.snr_per_gain * power.max())
+        best, rate_bps = best_by_rate(PANELS, fading, 0, gain, grid, grid)
+        assert power[best] == pytest.approx(power.max(), rel=1e-12)
+        assert rate_bps == pytest.approx(PANELS.n_rb * PANELS.rb_bandwidth_hz * snr / np.log(2.0), rel=1e-9)
+
+
+def test_paths_that_cancel_leave_no_power_below_zero():
+    grid = grid_codebook(20.0)
+    for seed in range(10):
+        fading = made_up(seed, PANELS, 3, common=True)
+        fading.arrival[:], fading.delay_s[:] = fading.arrival[:, :1], 0.0
+        fading.amplitude[0, 2] = -fading.amplitude[0, :2].sum()
+        assert sweep(PANELS, fading, 0, grid, grid).power.min() >= 0.0
+
+
+def test_paths_of_any_kind_are_taken_by_what_is_compiled():
+    fading, grid = made_up(3, PANELS, 4, common=False, n_rows=6), grid_codebook(60.0)
+    expected = sweep_pass(PANELS, fading, grid, grid), sweep(PANELS, fading, -2, grid, grid).power
+    compiled = len(sweeps.sweep_kernel.signatures)
+    frozen = {name: np.asfortranarray(array) for name, array in vars(fading).items()}
+    for array in frozen.values():
+        array.flags.writeable = False
+    paths = Fading(**frozen)
+    ours = sweep_pass(PANELS, paths, grid, grid), sweep(PANELS, paths, -2, grid, grid).power
+    np.testing.assert_array_equal(ours[0][1], expected[0][1])
+    np.testing.assert_array_equal(ours[1], expected[1])
+    assert len(sweeps.sweep_kernel.signatures) == compiled
 
 
 @pytest.mark.parametrize("common", [True, False])

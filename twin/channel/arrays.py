@@ -23,9 +23,13 @@ def direction_cosines(angles_deg: ArrayLike) -> np.ndarray:
 
     angles_deg  (..., 2)  deg  theta, phi
 
-    Returns (..., 2), each from -1 to 1. Checked by tests/channel/test_arrays.py.
+    Returns (..., 2), each from -1 to 1. Raises ValueError for another last axis. Checked by
+    tests/channel/test_arrays.py.
     """
-    theta_deg, phi_deg = np.moveaxis(np.asarray(angles_deg, dtype=float), -1, 0)
+    angles_deg = np.asarray(angles_deg, dtype=float)
+    if angles_deg.shape[-1:] != (2,):
+        raise ValueError(f"angles_deg must end in an axis of 2 (theta, phi), got {angles_deg.shape}")
+    theta_deg, phi_deg = np.moveaxis(angles_deg, -1, 0)
     return np.stack(direction_cosine_pair.py_func(theta_deg, phi_deg), axis=-1)
 
 
@@ -48,7 +52,7 @@ def grid_angles_deg(step_deg: float) -> np.ndarray:
     """
     if not 0.0 < step_deg <= 180.0:
         raise ValueError(f"step_deg must be above 0 and at most 180 deg, got {step_deg}")
-    steps = np.arange(0.0, 180.0, step_deg)
+    steps = step_deg * np.arange(np.ceil(180.0 / step_deg - 1e-9))  # rounding adds no beam at 180
     return np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
 
 

@@ -142,27 +142,31 @@ def hear(
     if fading.departure.shape[1] != 1:
         raise ValueError("fading must have one departure for all paths: set link.departure_spread_deg = 0")
     n_terminals, n_satellites = gain.shape
-    beams = np.array(beam_deg, dtype=float, order="C").reshape(-1, 2)
+    beams, powers = np.array(beam_deg, dtype=float, order="C"), np.array(power, dtype=float, order="C")
+    n_beams = beams.shape[0] if beams.ndim else 1
+    if not powers.ndim:
+        powers = np.full(n_beams, powers)
     shapes = {
-        "satellite": (satellite := np.array(satellite, dtype=np.int64), (len(beams),)),
-        "used": (used := np.array(used, dtype=bool, order="C"), (len(beams), link.n_rb)),
-        "serving": (serving := np.array(serving, dtype=np.int64), (n_terminals,)),
+        "beam_deg": (beams, (n_beams, 2)),
+        "satellite": (satellite := _whole("satellite", satellite), (n_beams,)),
+        "used": (used := np.array(used, dtype=bool, order="C"), (n_beams, link.n_rb)),
+        "serving": (serving := _whole("serving", serving), (n_terminals,)),
         "rx_beam_deg": (rx_beams := np.array(rx_beam_deg, dtype=float, order="C"), (n_terminals, 2)),
-        "power": (powers := np.array(np.broadcast_to(np.asarray(power, dtype=float), len(beams))), (len(beams),)),
+        "power": (powers, (n_beams,)),
     }
     for name, (array, shape) in shapes.items():
         if array.shape != shape:
             raise ValueError(f"{name} must be of shape {shape}, got {array.shape}")
     if ((satellite < 0) | (satellite >= n_satellites)).any():
         raise ValueError(f"satellite must be 0 to {n_satellites - 1}, got {satellite.min()} to {satellite.max()}")
-    if ((serving < -1) | (serving >= len(beams))).any():
-        raise ValueError(f"serving must be -1 (none) to {len(beams) - 1}, got {serving.min()} to {serving.max()}")
+    if ((serving < -1) | (serving >= n_beams)).any():
+        raise ValueError(f"serving must be -1 (none) to {n_beams - 1}, got {serving.min()} to {serving.max()}")
     order = np.argsort(satellite, kind="stable")  # beams of one satellite side by side
     first_beam = np.searchsorted(satellite[order], np.arange(n_satellites + 1))
     scale = gain * link.snr_per_gain
     signal, interference = np.zeros((2, n_terminals, link.n_rb))
-    settings, paths = settings_of(link), paths_of(fading, slice(None))
-    listened = np.where(serving < 0, -1, np.argsort(order)[serving])
+    settings, paths = settings_of(link), paths_of(fading)
+    listened = np.append(np.argsort(order), -1)[serving]
     given = beams[order], powers[order], used[order], first_beam, listened, rx_beams, scale
 
     def some(first: int, last: int) -> None:
@@ -171,6 +175,13 @@ def hear(
 
     spread(some, n_terminals, threads, step=TERMINALS_AT_A_TIME)
     return Heard(signal, interference)
+
+
+def _whole(name: str, numbers: ArrayLike) -> np.ndarray:
+    array = np.asarray(numbers)
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be whole numbers, got {array.dtype}")
+    return array.astype(np.int64)
 
 
 @fused
@@ -186,9 +197,9 @@ def heard_kernel(
             if scale[u, s] == 0.0:
                 continue
             row = u * n_satellites + s
-            row_sums(  # as through a satellite antenna that radiates alike in all directions
+            row_sums(  # as through a satellite antenna that radiates alike in all directions, whatever its beam
                 row, u, n_rb, rb_step_hz, 1, 1, n_rx_x, n_rx_y, 0.0, rx_ka,
-                beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
+                rx_beam_deg, rx_beam_deg, amplitude, departure, arrival, delay_s, work,
             )  # fmt: skip
             for m in range(n_rb):
                 real, imag = total_re[m], total_im[m]

@@ -18,6 +18,7 @@ from twin.parallel import spread
 from twin.simd import wide_vectors
 
 LOG2_E = 1.0 / np.log(2.0)
+COMPLEX, FLOAT = np.dtype(np.complex128), np.dtype(np.float64)
 ROWS_AT_A_TIME = 256  # handed to a thread; starting one costs as much as some fifty rows
 
 
@@ -39,18 +40,26 @@ def slot_link(
 
     Returns snr (n_groups,) linear, the mean over each group's blocks; rate_bps (n_groups,), the sum over each
     group's blocks; both means over the samples. And strength (n_rx,), mean |H w_t| per antenna over the used blocks at
-    the slot's start, 0 where none is used.
+    the slot's start, 0 where none is used; a terminal's dish is one antenna there, without its pattern. Raises
+    ValueError for rows that are not there and shapes that do not fit.
     Checked by tests/channel/test_link.py::test_slot_agrees_with_the_full_matrix.
     """
     n_groups, n_rx = link.n_groups, link.rx_antennas[0] * link.rx_antennas[1]
     snr, rate_bps, strength = np.zeros((1, n_groups)), np.zeros((1, n_groups)), np.zeros(n_rx)
     scale = np.array(link.snr_per_gain * np.asarray(gain, dtype=float), ndmin=1)
+    used = np.array(used_group, dtype=np.bool_)
+    if scale.ndim != 1 or not 0 <= row <= row + scale.size - 1 < len(fading.los):
+        raise ValueError(
+            f"row and gain must name rows of the fading, 0 to {len(fading.los) - 1}: got row {row} and gain of shape "
+            f"{np.shape(gain)}"
+        )
+    if used.shape != (n_groups,):
+        raise ValueError(f"used_group must be of shape ({n_groups},), bool, got {used.shape}")
     settings, work = settings_of(link), room(link, fading)
     slot = paths_of(fading, slice(row, row + len(scale)))
     beams = _beams(tx_beam_deg, 1), _beams(rx_beam_deg, 1)
     arguments = 0, 1, len(scale), *settings, *_schemes(link), *beams, *slot, scale, work, snr, rate_bps
     groups_kernel(*arguments)
-    used = np.array(used_group, dtype=np.bool_)
     if used.any():
         waves, totals = np.empty((2, fading.amplitude.shape[1] * n_rx)), np.empty((2, n_rx))
         paths = (array[0] for array in slot)
@@ -142,7 +151,7 @@ def group_rates(
 def _spread_rows(link, fading, kernel, tx_beam_deg, rx_beam_deg, given, filled, threads, samples=1, schemes=()):
     n_rows = len(fading.los)
     settings, beams = settings_of(link), (_beams(tx_beam_deg, n_rows), _beams(rx_beam_deg, n_rows))
-    paths = paths_of(fading, slice(None))
+    paths = paths_of(fading)
 
     def some(first: int, last: int) -> None:
         kernel(first, last, samples, *settings, *schemes, *beams, *paths, *given, room(link, fading), *filled)
@@ -167,8 +176,25 @@ def _schemes(link: Link) -> tuple[float, np.ndarray, np.ndarray]:
     return float(link.rb_bandwidth_hz), link.mcs.snr, link.mcs.efficiency
 
 
-def paths_of(fading: Fading, rows: slice) -> tuple[np.ndarray, ...]:
-    return fading.amplitude[rows], fading.departure[rows], fading.arrival[rows], fading.delay_s[rows]
+def paths_of(fading: Fading, rows: slice | list[int] = slice(None)) -> tuple[np.ndarray, ...]:
+    """Amplitude, departure, arrival and delay of some rows, as kernels take them. ValueError where they do not fit."""
+    amplitude, delay_s = _plain(fading.amplitude[rows], COMPLEX), _plain(fading.delay_s[rows], FLOAT)
+    departure, arrival = _plain(fading.departure[rows], FLOAT), _plain(fading.arrival[rows], FLOAT)
+    n, n_paths = len(fading.los[rows]), amplitude.shape[-1]
+    if (
+        amplitude.shape != (n, n_paths)
+        or delay_s.shape != (n, n_paths)
+        or arrival.shape != (n, n_paths, 2)
+        or departure.shape not in ((n, n_paths, 2), (n, 1, 2))
+    ):
+        shapes = {"amplitude": amplitude, "departure": departure, "arrival": arrival, "delay_s": delay_s}
+        raise ValueError(f"fading's arrays must fit its {n} rows, got { ({k: a.shape for k, a in shapes.items()}) }")
+    return amplitude, departure, arrival, delay_s
+
+
+def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    # what is read-only, strided or of another kind would be a signature of its own, compiled in mid-run
+    return array if array.flags.carray and array.dtype == dtype else np.array(array, dtype=dtype, order="C")
 
 
 def room(link: Link, fading: Fading) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -355,10 +381,12 @@ def groups_kernel(
 
 @fused
 def summed_efficiency(snr, scheme_snr, scheme_efficiency):
-    """Kernel: bit/s/Hz summed over blocks; snr (n,) linear."""
+    """Kernel: bit/s/Hz summed over blocks; snr (n,) linear. NaN where one of them is."""
     n, total = snr.shape[0], 0.0
     if scheme_snr.shape[0]:
         for m in range(n):
+            if np.isnan(snr[m]):  # sorts behind everything, and would have the highest rate
+                return snr[m]
             reached = np.searchsorted(scheme_snr, snr[m], side="right")
             total += scheme_efficiency[reached - 1] if reached else 0.0
         return total

@@ -16,6 +16,7 @@ from numba import njit
 from twin.channel.arrays import axis_factor, side_factor, steering_matrix
 from twin.channel.fading import Fading
 from twin.channel.link import Link
+from twin.channel.slot import LOG2_E, paths_of
 from twin.parallel import spread
 from twin.simd import wide_vectors
 
@@ -93,7 +94,9 @@ def best_by_rate(
         return pair_efficiency(*setting, tx_codebook[i], rx_codebook[j], *paths, snr_scale)
 
     rows = [found.best[0]] if fading.departure.shape[1] == 1 else range(len(tx_codebook))
-    bound = link.n_rb * np.log2(1.0 + snr_scale * found.power[rows]) * (1.0 + ROUNDING)
+    bound = link.n_rb * LOG2_E * np.log1p(snr_scale * found.power[rows]) * (1.0 + ROUNDING)
+    if not bound.any():
+        return (0, 0), 0.0
     best, highest = found.best, efficiency(*found.best)
     may_pass = np.argwhere(bound >= highest)
     for k in np.argsort(-bound[tuple(may_pass.T)], kind="stable"):
@@ -157,7 +160,8 @@ def _setting(link: Link) -> tuple[int, float, int, int, float, int, int, float]:
 
 
 def _paths(fading: Fading, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    return fading.amplitude[row], fading.departure[row], fading.arrival[row], fading.delay_s[row]
+    amplitude, departure, arrival, delay_s = paths_of(fading, [row])
+    return amplitude[0], departure[0], arrival[0], delay_s[0]
 
 
 def _first_largest(power: np.ndarray) -> tuple[int, int]:
@@ -279,7 +283,8 @@ def path_gram(n_rb, rb_step_hz, n_tx_x, n_tx_y, n_rx_x, n_rx_y, amplitude, depar
 def quadratic_form(gram, factor, value):
     """Kernel: value[j] = sum over a >= b of gram[a, b] factor[a, j] factor[b, j]; gram (n, n), factor (n, n_beams).
 
-    n is a multiple of 4, for eight products at a time: a sum that is kept in memory is then stored less often.
+    n is a multiple of 4, for eight products at a time: a sum that is kept in memory is then stored less often. The sum
+    is a power, and 0 where paths that cancel leave less than 0 by rounding.
     """
     wide_vectors()
     n_beams = factor.shape[1]
@@ -295,6 +300,9 @@ def quadratic_form(gram, factor, value):
                 value[j] += of_a[j] * ((g0 * f0[j] + g1 * f1[j]) + (g2 * f2[j] + g3 * f3[j])) + of_next[j] * (
                     (h0 * f0[j] + h1 * f1[j]) + (h2 * f2[j] + h3 * f3[j])
                 )
+    for j in range(n_beams):
+        if value[j] < 0.0:  # and not max(), which would take NaN for 0
+            value[j] = 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -334,5 +342,5 @@ def pair_efficiency(
         for path in range(n_paths):
             total += received[path]
             received[path] *= step[path]
-        efficiency += np.log2(1.0 + snr_scale * (total.real * total.real + total.imag * total.imag))
-    return efficiency
+        efficiency += np.log1p(snr_scale * (total.real * total.real + total.imag * total.imag))
+    return efficiency * LOG2_E
