@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -24,6 +25,8 @@ from hil.launch import CLOCKS
 from hil.recorded import ShadowReport
 from hil.recovery import Hit
 from twin import errors
+from twin.channel.link import Polarisation
+from twin.channel.rain import Rain
 from twin.faults import KINDS
 from twin.record import COUNTS, SOURCES, STAMPS, STATUSES
 from twin.runner import Standing
@@ -63,6 +66,16 @@ def section(text, heading):
 
 def test_scenario_page_is_what_the_code_gives():
     assert page("docs/scenario.md") == scenario_page(), "run: python -m twin.schema > docs/scenario.md"
+
+
+def test_scenario_page_has_every_table_within_a_table_and_units_by_the_whole_end_of_a_name():
+    text = page("docs/scenario.md")
+    assert table_names(section(text, "link.rain")) == {field.name for field in msgspec.structs.fields(Rain)}
+    for key, unit in (("g_over_t_db_k", "dB/K"), ("eirp_density_dbw_mhz", "dBW/MHz"), ("speed_m_s", "m/s")):
+        assert f"| `{key}` | number | {unit} |" in section(text, "link")
+    (row,) = (line for line in section(text, "link").splitlines() if line.startswith("| `polarisation` |"))
+    assert all(f'`"{name}"`' in row for name in get_args(Polarisation))
+    assert "each  |" not in text
 
 
 def test_scenario_page_needs_no_torch():

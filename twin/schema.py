@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
 from msgspec import inspect as types
@@ -24,8 +24,13 @@ from msgspec import inspect as types
 from twin.faults import CONTROLLER, LINK, SKY
 from twin.scenario import CONTROLLERS, OWN, WORLDS, Scenario, Scheduling, Seating, shipped
 
-UNITS = {  # the last part of a key's name
+UNITS = {  # the end of a key's name; the longest counts
     "s": "s",
+    "m_s": "m/s",
+    "mm_h": "mm/h",
+    "dbw_mhz": "dBW/MHz",
+    "db_k": "dB/K",
+    "percent": "%",
     "deg": "deg",
     "m": "m",
     "km": "km",
@@ -130,6 +135,8 @@ def _world_section(world: str, module_name: str) -> list[str]:
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             optional = "" if field.required else " The table may be left out."
             tables += [f"### `{field.name}`", _headline(field.type) + optional, _table(_rows(field.type))]
+            for name, inner in _tables_in(field.type).items():
+                tables += [f"### `{field.name}.{name}`", _headline(inner), _table(_rows(inner))]
         else:
             rows += [row for row in _rows(settings) if row.key == field.name]
     notes = ""
@@ -140,6 +147,17 @@ def _world_section(world: str, module_name: str) -> list[str]:
             "gives a warning. Angles, losses and fading are described in [physics.md](physics.md)."
         )
     return [f"## World `{world}`", *([notes] if notes else []), "### Its own keys", _table(rows), *tables]
+
+
+def _tables_in(struct: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
+    """The tables within a table, by their key."""
+    hints = get_type_hints(struct)
+    return {
+        name: part
+        for name, hint in hints.items()
+        for part in (hint, *get_args(hint))
+        if isinstance(part, type) and issubclass(part, msgspec.Struct)
+    }
 
 
 def _controller_section(name: str) -> list[str]:
@@ -245,6 +263,8 @@ def _row(field: types.Field) -> Row:
 def _type(kind: types.Type) -> str:
     if isinstance(kind, types.LiteralType):
         return " or ".join(f'`"{value}"`' for value in kind.values)
+    if isinstance(kind, types.TupleType) and isinstance(kind.item_types[0], types.LiteralType):
+        return f"{len(kind.item_types)} of {_type(kind.item_types[0]).replace(' or ', ', ')}"
     if isinstance(kind, types.TupleType):
         whole = all(isinstance(item, types.IntType) for item in kind.item_types)
         return f"{len(kind.item_types)} {'whole ' if whole else ''}numbers"
@@ -260,10 +280,9 @@ def _type(kind: types.Type) -> str:
 
 
 def _range(kind: types.Type) -> str:
-    if isinstance(kind, types.TupleType):
-        return "each " + _range(kind.item_types[0])
-    if isinstance(kind, types.VarTupleType):
-        return "each " + _range(kind.item_type)
+    if isinstance(kind, types.TupleType | types.VarTupleType):
+        of_one = _range(kind.item_types[0] if isinstance(kind, types.TupleType) else kind.item_type)
+        return f"each {of_one}" if of_one else ""
     if isinstance(kind, types.IntType | types.FloatType):
         return _limits(kind.ge, kind.gt, kind.le, kind.lt)
     return ""
@@ -275,8 +294,11 @@ def _limits(ge: float | None = None, gt: float | None = None, le: float | None =
 
 
 def _unit(key: str) -> str:
-    _, underscore, suffix = key.rpartition("_")
-    return "slots" if key in IN_SLOTS else UNITS.get(suffix, "–") if underscore else "–"
+    if key in IN_SLOTS:
+        return "slots"
+    parts = key.split("_")
+    ends = ("_".join(parts[i:]) for i in range(len(parts)))
+    return next((UNITS[end] for end in ends if end in UNITS), "–")
 
 
 def _value(value: Any) -> str:
