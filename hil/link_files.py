@@ -368,6 +368,8 @@ def _checked(path: Path, overwrite: bool) -> None:
             raise RecordError(f"{path} exists; --overwrite (overwrite=True) replaces it")
         if not path.absolute().parent.is_dir():
             raise RecordError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise RecordError(f"{path} cannot be written: no permission to write in {path.absolute().parent}")
     except OSError as error:  # a name that is too long, a folder we may not look into
         raise RecordError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -130,6 +130,15 @@ def test_name_that_cannot_be_a_file_is_told(tmp_path):
                 link_files.check_extras(tmp_path / name, None, overwrite)
 
 
+def test_folder_without_permission_is_told_before_any_work(ntn_twin, monkeypatch):  # noqa: F811
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(link_files.os, "access", lambda path, mode: False)  # whoever runs the tests may be root
+    monkeypatch.setattr(link_files, "traced", None)
+    said = ntn_twin("link", *WORDS, "--png", "pass.png")
+    assert (said.code, said.out) == (2, "")
+    assert "pass.png cannot be written: no permission to write in" in said.err
+
+
 def test_two_files_of_one_name_are_refused(tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(RecordError, match="give them two names"):
