@@ -211,6 +211,8 @@ def test_summary_says_what_the_arrays_say(trace):
     assert found["max_abs_doppler_hz"] == np.abs(trace.doppler_hz).max()
     assert (found["from_utc"], found["to_utc"]) == ("2022-02-22T13:10:30.000Z", "2022-02-22T13:10:49.900Z")
     json.dumps(found)
+    page = (ROOT / "docs" / "link.md").read_text(encoding="utf-8")
+    assert [key for key in found if f"`{key}`" not in page] == []
 
 
 def test_world_without_a_link_is_told():
