@@ -183,6 +183,8 @@ def link(
     from twin.scenario import load
 
     loaded = load(scenario, {**_overrides(set_), **_direct(seed=seed)})
+    if samples is not None and not (netcdf or png):
+        raise ScenarioError("--samples is of the files: give --netcdf or --png with it")
     link_files.check_extras(netcdf, png, overwrite)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -223,6 +225,8 @@ def _chosen(found: list[dict[str, Any]], number: int | None) -> int | None:
     """Which pass is asked for, from 0; by default the highest."""
     if number is None:
         return max(range(len(found)), key=lambda i: found[i]["max_elevation_deg"], default=None)
+    if not found:
+        raise ScenarioError(f"--pass {number}: nobody serves in this window, so there is no pass")
     if not 1 <= number <= len(found):
         raise ScenarioError(f"--pass must be from 1 to {len(found)}, the passes of this scenario, got {number}")
     return number - 1

@@ -233,9 +233,12 @@ def draw(trace: LinkTrace, path: str | Path, about: str = "", overwrite: bool = 
 
     about  put behind the satellite's name and place, as the seed
 
-    Raises RecordError where the file exists and may not be replaced, or matplotlib is missing.
+    Raises RecordError where the file exists and may not be replaced, for a trace of one time, or where matplotlib is
+    missing.
     """
     _extra("matplotlib", "report")
+    if len(trace.t_s) < 2:
+        raise RecordError("a picture goes over time, and this trace has one: take more slots, or more samples of it")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.dates import AutoDateLocator, DateFormatter, num2date
     from matplotlib.figure import Figure
@@ -340,6 +343,8 @@ def _waterfall(panel: Any, at: np.ndarray, trace: LinkTrace) -> None:
 
 def check_extras(netcdf: str | Path | None, png: str | Path | None, overwrite: bool) -> None:
     """Raise RecordError before any work if a file that is asked for cannot be written."""
+    if netcdf is not None and png is not None and os.path.realpath(netcdf) == os.path.realpath(png):
+        raise RecordError(f"{png} cannot be both the netCDF file and the picture; give them two names")
     for path, extra, names in ((netcdf, "export", ("xarray", "h5netcdf")), (png, "report", ("matplotlib",))):
         if path is not None:
             _checked(Path(path), overwrite)
@@ -356,10 +361,17 @@ def _extra(name: str, extra: str) -> Any:
 
 
 def _checked(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise RecordError(f"{path} exists; --overwrite (overwrite=True) replaces it")
-    if not path.absolute().parent.is_dir():
-        raise RecordError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+    try:
+        if path.is_dir():
+            raise RecordError(f"{path} is a folder; name the file to write in it")
+        if path.exists() and not overwrite:
+            raise RecordError(f"{path} exists; --overwrite (overwrite=True) replaces it")
+        if not path.absolute().parent.is_dir():
+            raise RecordError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise RecordError(f"{path} cannot be written: no permission to write in {path.absolute().parent}")
+    except OSError as error:  # a name that is too long, a folder we may not look into
+        raise RecordError(f"{path} cannot be written: {error.strerror}") from None
 
 
 @contextmanager

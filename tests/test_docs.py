@@ -1,12 +1,14 @@
 """The documentation: what is generated is current, what it names exists, and what it shows runs."""
 
 import dataclasses
+import importlib
 import inspect
 import re
 import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -24,6 +26,7 @@ from hil.launch import CLOCKS
 from hil.recorded import ShadowReport
 from hil.recovery import Hit
 from twin import errors
+from twin.channel.link import Polarisation
 from twin.channel.rain import Rain
 from twin.faults import KINDS
 from twin.record import COUNTS, SOURCES, STAMPS, STATUSES
@@ -66,12 +69,14 @@ def test_scenario_page_is_what_the_code_gives():
     assert page("docs/scenario.md") == scenario_page(), "run: python -m twin.schema > docs/scenario.md"
 
 
-def test_scenario_page_has_tables_within_tables_and_whole_units():
+def test_scenario_page_has_every_table_within_a_table_and_units_by_the_whole_end_of_a_name():
     text = page("docs/scenario.md")
-    assert table_names(section(text, "link.rain")) == set(Rain.__struct_fields__)
-    units = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", section(text, "link"), re.MULTILINE))
-    assert (units["speed_m_s"], units["g_over_t_db_k"], units["noise_temperature_k"]) == ("m/s", "dB/K", "K")
-    assert '| `polarisation` | 2, each `"horizontal"` or' in text
+    assert table_names(section(text, "link.rain")) == {field.name for field in msgspec.structs.fields(Rain)}
+    for key, unit in (("g_over_t_db_k", "dB/K"), ("eirp_density_dbw_mhz", "dBW/MHz"), ("speed_m_s", "m/s")):
+        assert f"| `{key}` | number | {unit} |" in section(text, "link")
+    (row,) = (line for line in section(text, "link").splitlines() if line.startswith("| `polarisation` |"))
+    assert all(f'`"{name}"`' in row for name in get_args(Polarisation))
+    assert "each  |" not in text
 
 
 def test_scenario_page_needs_no_torch():
@@ -143,6 +148,45 @@ def test_bytes_on_the_wire_page_are_the_message_they_claim_to_be():
     np.testing.assert_array_equal(values["rx_beam_deg"], [90.0, 87.5])
     np.testing.assert_array_equal(values["used_rb"], [True, False, True, False, False])
     assert msgspec.msgpack.encode(msgspec.msgpack.decode(body)) == body
+
+
+# the physics
+
+
+def test_functions_on_the_physics_page_are_in_the_file_that_stands_before_them():
+    _, _, text = page("docs/physics.md").partition("## Equation, function, test")
+    text, _, compared = text.partition("\n## Compared with others")
+    rows = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("| ")]
+    wrong, n_named = [], 0
+    for _, equation, functions, *_ in rows:
+        if equation.strip() in ("equation", "---"):
+            continue
+        for part in functions.split("; `") if "`" in functions else ():
+            file, *names = re.findall(r"[\w./]+(?=`)", part)
+            path = file if "/" in file else f"twin/channel/{file}"
+            if not path.endswith(".py") or not (ROOT / path).exists():
+                wrong.append(f"{equation.strip()}: no file {path}")
+                continue
+            module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+            n_named += len(names)
+            wrong += [f"{path}: {name}" for name in names if not is_of(module, name)]
+    assert wrong == []
+    assert n_named > 80
+    modules = [importlib.import_module(f"twin.channel.{path.stem}") for path in (ROOT / "twin/channel").glob("*.py")]
+    rows = [line.split("|")[2] for line in compared.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    names = [name for cell in rows for name in re.findall(r"`(\w+)`", cell)]
+    assert names
+    assert [name for name in names if not any(is_of(module, name) for module in modules)] == []
+
+
+def is_of(module, name):
+    """Whether a module has what a dotted name says, and did not get it from another one."""
+    found = module
+    for part in name.split("."):
+        if part in getattr(found, "__struct_fields__", ()) or part in getattr(found, "__dataclass_fields__", ()):
+            return True
+        found = getattr(found, part, None)
+    return found is not None and getattr(found, "__module__", module.__name__) == module.__name__
 
 
 # time

@@ -122,6 +122,29 @@ def test_file_that_exists_is_replaced_only_when_asked(trace, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["pass.nc"]
 
 
+def test_name_that_cannot_be_a_file_is_told(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, complaint in (("folder", "is a folder; name the file"), ("x" * 300, "File name too long")):
+        for overwrite in (False, True):
+            with pytest.raises(RecordError, match=complaint):
+                link_files.check_extras(tmp_path / name, None, overwrite)
+
+
+def test_folder_without_permission_is_told_before_any_work(ntn_twin, monkeypatch):  # noqa: F811
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(link_files.os, "access", lambda path, mode: False)  # whoever runs the tests may be root
+    monkeypatch.setattr(link_files, "traced", None)
+    said = ntn_twin("link", *WORDS, "--png", "pass.png")
+    assert (said.code, said.out) == (2, "")
+    assert "pass.png cannot be written: no permission to write in" in said.err
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(RecordError, match="give them two names"):
+        link_files.check_extras(tmp_path / "same", tmp_path / "there" / ".." / "same", True)
+
+
 def test_file_that_is_no_netcdf_is_told(tmp_path):
     pytest.importorskip("h5netcdf")
     (tmp_path / "no.nc").write_text("no")
@@ -172,6 +195,13 @@ def test_picture_copes_with_a_link_that_has_no_chance(trace, tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_picture_of_one_time_is_refused(world, tmp_path):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(RecordError, match="goes over time, and this trace has one"):
+        link_files.draw(world.link_trace(0, part=(3, 4)), tmp_path / "pass.png")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_summary_says_what_the_arrays_say(trace):
     found = link_files.summary(trace)
     assert found["max_elevation_deg"] == trace.elevation_deg.max()
@@ -181,6 +211,8 @@ def test_summary_says_what_the_arrays_say(trace):
     assert found["max_abs_doppler_hz"] == np.abs(trace.doppler_hz).max()
     assert (found["from_utc"], found["to_utc"]) == ("2022-02-22T13:10:30.000Z", "2022-02-22T13:10:49.900Z")
     json.dumps(found)
+    page = (ROOT / "docs" / "link.md").read_text(encoding="utf-8")
+    assert [key for key in found if f"`{key}`" not in page] == []
 
 
 def test_world_without_a_link_is_told():
@@ -231,6 +263,8 @@ def test_verb_writes_the_files_of_the_pass_that_is_asked_for(ntn_twin, tmp_path)
         (("--png", "none/pass.png"), "there is no folder"),
         (("--set", "link.carrier_hz=1"), "link.carrier_hz"),
         (("--samples", 10**6, "--png", "pass.png"), "take fewer samples"),
+        (("--samples", 2), "--samples is of the files: give --netcdf or --png"),
+        (("--png", "."), ". is a folder"),
     ],
 )
 def test_bad_input_is_told_with_exit_code_2(ntn_twin, words, complaint):  # noqa: F811
@@ -248,6 +282,7 @@ def test_window_without_a_pass_says_so(ntn_twin):  # noqa: F811
     assert (said.code, "nobody serves" in said.out) == (0, True)
     said = ntn_twin(*words, "--json").json
     assert (said["passes"], said["pass"]) == ([], None)
+    assert "--pass 1: nobody serves in this window" in ntn_twin(*words, "--pass", 1).err
     pytest.importorskip("matplotlib")
     assert "nobody serves" in ntn_twin(*words, "--png", "pass.png").err
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from twin.catalogue import Plane, Shell, ages, planes, select, shells
+    from twin.channel.link import Link
+    from twin.channel.trace import link_trace
     from twin.check import check_controller, check_world
     from twin.errors import TwinError
     from twin.geometry import Site, look
-    from twin.orbit import Ephemeris, ephemeris
+    from twin.orbit import Ephemeris, Orbit, ephemeris
     from twin.overpass import find_passes, passes
     from twin.record import Record
     from twin.runner import run
@@ -31,7 +33,9 @@ __all__ = [
     "Controller",
     "Ephemeris",
     "Field",
+    "Link",
     "Observation",
+    "Orbit",
     "Outcome",
     "Plane",
     "Record",
@@ -47,6 +51,7 @@ __all__ = [
     "check_world",
     "ephemeris",
     "find_passes",
+    "link_trace",
     "load",
     "look",
     "parse_tle",
@@ -60,10 +65,12 @@ __all__ = [
 
 _PLACES = {  # module: names
     "catalogue": ("Plane", "Shell", "ages", "planes", "select", "shells"),
+    "channel.link": ("Link",),
+    "channel.trace": ("link_trace",),
     "check": ("check_controller", "check_world"),
     "errors": ("TwinError",),
     "geometry": ("Site", "look"),
-    "orbit": ("Ephemeris", "ephemeris"),
+    "orbit": ("Ephemeris", "Orbit", "ephemeris"),
     "overpass": ("find_passes", "passes"),
     "record": ("Record",),
     "runner": ("run",),

@@ -8,12 +8,13 @@ there are (`Settings`). What is not known is an error that lists what is.
 import difflib
 import importlib
 import inspect
+import re
 import tomllib
 import zlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -430,16 +431,21 @@ def _convert(kind: type, keys: dict[str, Any], name: str, prefix: str) -> Any:
         path = path.rstrip("`").lstrip(".")
         dotted = ".".join(part for part in (prefix, path) if part)
         value: Any = keys
-        for part in path.split("."):
-            value = value.get(part, "nothing") if isinstance(value, dict) else value
+        for part in re.findall(r"[^.\[\]]+", path):
+            if isinstance(value, dict):
+                value = value.get(part, "nothing")
+            elif isinstance(value, list | tuple) and part.isdigit():
+                value = value[int(part)]
         if "unknown field" in what:
             key = what.split("`")[1]
             fields = _fields_at(kind, path)
             raise ScenarioError(
                 f"scenario {name}: {'.'.join(p for p in (dotted, key) if p)} is not a key; {_known(key, fields)}"
             ) from None
+        choices = _choices(kind, path) if what.startswith("Invalid enum value") else ()
+        rest = f"there is: {', '.join(choices)}" if choices else f"got {value!r}"
         raise ScenarioError(
-            f"scenario {name}: {dotted + ': ' if dotted else ''}{what[0].lower() + what[1:]}, got {value!r}"
+            f"scenario {name}: {dotted + ': ' if dotted else ''}{what[0].lower() + what[1:]}, {rest}"
         ) from None
 
 
@@ -447,6 +453,21 @@ def _fields_at(kind: Any, path: str) -> list[str]:
     for part in [p for p in path.split(".") if p]:
         kind = _table_of(next(field.type for field in msgspec.structs.fields(kind) if field.name == part))
     return [field.name for field in msgspec.structs.fields(kind)]
+
+
+def _choices(kind: Any, path: str) -> tuple[str, ...]:
+    """What the Literal at a path may be."""
+    for part in path.partition("[")[0].split("."):
+        table = _table_of(kind)
+        types = {field.name: field.type for field in msgspec.structs.fields(table)} if table else {}
+        kind = types.get(part)
+    return _literals(kind)
+
+
+def _literals(kind: Any) -> tuple[str, ...]:
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return next((found for found in map(_literals, get_args(kind)) if found), ())
 
 
 def _table_of(kind: Any) -> Any:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
 from msgspec import inspect as types
@@ -24,12 +24,13 @@ from msgspec import inspect as types
 from twin.faults import CONTROLLER, LINK, SKY
 from twin.scenario import CONTROLLERS, OWN, WORLDS, Scenario, Scheduling, Seating, shipped
 
-UNITS = {  # what a key's name ends in; the first that fits
+UNITS = {  # the end of a key's name; the longest counts
+    "s": "s",
     "m_s": "m/s",
     "mm_h": "mm/h",
-    "db_k": "dB/K",
     "dbw_mhz": "dBW/MHz",
-    "s": "s",
+    "db_k": "dB/K",
+    "percent": "%",
     "deg": "deg",
     "m": "m",
     "km": "km",
@@ -134,7 +135,8 @@ def _world_section(world: str, module_name: str) -> list[str]:
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             optional = "" if field.required else " The table may be left out."
             tables += [f"### `{field.name}`", _headline(field.type) + optional, _table(_rows(field.type))]
-            tables += _inner_tables(field.name, field.type)
+            for name, inner in _tables_in(field.type).items():
+                tables += [f"### `{field.name}.{name}`", _headline(inner), _table(_rows(inner))]
         else:
             rows += [row for row in _rows(settings) if row.key == field.name]
     notes = ""
@@ -147,16 +149,15 @@ def _world_section(world: str, module_name: str) -> list[str]:
     return [f"## World `{world}`", *([notes] if notes else []), "### Its own keys", _table(rows), *tables]
 
 
-def _inner_tables(name: str, struct: type[msgspec.Struct]) -> list[str]:
-    """Sections of the tables that a table may hold."""
-    sections = []
-    for field in msgspec.structs.fields(struct):
-        for part in get_args(field.type):
-            inner = get_args(part)[0] if get_origin(part) is Annotated else part
-            if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-                title = f"### `{name}.{field.name}`"
-                sections += [title, _headline(inner) + " The table may be left out.", _table(_rows(inner))]
-    return sections
+def _tables_in(struct: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
+    """The tables within a table, by their key."""
+    hints = get_type_hints(struct)
+    return {
+        name: part
+        for name, hint in hints.items()
+        for part in (hint, *get_args(hint))
+        if isinstance(part, type) and issubclass(part, msgspec.Struct)
+    }
 
 
 def _controller_section(name: str) -> list[str]:
@@ -262,10 +263,9 @@ def _row(field: types.Field) -> Row:
 def _type(kind: types.Type) -> str:
     if isinstance(kind, types.LiteralType):
         return " or ".join(f'`"{value}"`' for value in kind.values)
+    if isinstance(kind, types.TupleType) and isinstance(kind.item_types[0], types.LiteralType):
+        return f"{len(kind.item_types)} of {_type(kind.item_types[0]).replace(' or ', ', ')}"
     if isinstance(kind, types.TupleType):
-        first = kind.item_types[0]
-        if isinstance(first, types.LiteralType):
-            return f"{len(kind.item_types)}, each {_type(first)}"
         whole = all(isinstance(item, types.IntType) for item in kind.item_types)
         return f"{len(kind.item_types)} {'whole ' if whole else ''}numbers"
     names: dict[type, str] = {
@@ -280,11 +280,9 @@ def _type(kind: types.Type) -> str:
 
 
 def _range(kind: types.Type) -> str:
-    if isinstance(kind, types.TupleType):
-        each = _range(kind.item_types[0])
-        return each and "each " + each
-    if isinstance(kind, types.VarTupleType):
-        return "each " + _range(kind.item_type)
+    if isinstance(kind, types.TupleType | types.VarTupleType):
+        of_one = _range(kind.item_types[0] if isinstance(kind, types.TupleType) else kind.item_type)
+        return f"each {of_one}" if of_one else ""
     if isinstance(kind, types.IntType | types.FloatType):
         return _limits(kind.ge, kind.gt, kind.le, kind.lt)
     return ""
@@ -298,7 +296,9 @@ def _limits(ge: float | None = None, gt: float | None = None, le: float | None =
 def _unit(key: str) -> str:
     if key in IN_SLOTS:
         return "slots"
-    return next((unit for suffix, unit in UNITS.items() if key.endswith("_" + suffix)), "–")
+    parts = key.split("_")
+    ends = ("_".join(parts[i:]) for i in range(len(parts)))
+    return next((UNITS[end] for end in ends if end in UNITS), "–")
 
 
 def _value(value: Any) -> str:

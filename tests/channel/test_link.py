@@ -700,6 +700,27 @@ def test_levels_of_a_circular_pass_are_those_of_the_spec(circular_pass, point_tx
     assert rate_bps.mean() * 0.1 / 1e6 == pytest.approx(mbit, abs=rounding)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("carrier_hz", 20, "link.carrier_hz: Expected `float` >= 5"),
+        ("carrier_hz", float("nan"), "link.carrier_hz: Expected `float`"),
+        ("n_rb", -5, "link.n_rb: Expected `int` >= 1, got -5"),
+        ("multipath", "cluster", "link.multipath: .* got 'cluster'; there is: scatter, clusters, rays, ntn-tdl-a"),
+        ("los", "never", "link.los: .*; there is: dwell, sojourn, pass"),
+        ("polarisation", ("rhcp", "left"), r"link.polarisation: .*'left'"),
+        ("tx_antennas", (16,), "link.tx_antennas: .*length 2"),
+    ],
+)
+def test_a_link_made_in_python_is_checked_like_one_of_a_file(key, value, complaint):
+    with pytest.raises(ScenarioError, match=complaint):
+        Link(**{key: value})
+
+
+def test_a_link_takes_the_numbers_of_numpy():
+    assert Link(carrier_hz=np.float64(2e9), n_rb=np.int64(50)) == Link(carrier_hz=2e9, n_rb=50)
+
+
 def test_every_test_named_in_the_physics_page_exists():
     root = Path(__file__).resolve().parents[2]
     page = (root / "docs" / "physics.md").read_text(encoding="utf-8")

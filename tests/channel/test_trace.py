@@ -171,6 +171,7 @@ def test_common_departure_is_written_out_for_every_path():
         ({"part": (10, 10)}, "expected slots within 0 to .* got 10 to 10"),
         ({"part": (0, 10**6)}, "expected slots within 0 to "),
         ({"samples": 0}, "samples 1 or more"),
+        ({"slot_s": 0.0}, "slot_s must be more than 0, got 0"),
         ({"tx_beam_deg": [90.0, 90.0, 90.0]}, r"a beam must be of shape \(2,\) or"),
         ({"passed": [1.0, 2.0]}, "passed must be of shape"),
         ({"passed": 0.0}, "passed must be more than 0 and at most 1, got 0.0"),
@@ -182,6 +183,13 @@ def test_what_cannot_be_traced_is_refused_by_name(world, options, complaint):
         orbit_trace(world, **options)
 
 
+def test_a_satellite_behind_the_earth_has_no_link(world):
+    far = twin.Site(latitude_deg=-43.5, longitude_deg=99.5)
+    with pytest.raises(ValueError, match=r"above the horizon, got an elevation of -\d+\.\d deg"):
+        link_trace(world.link, far, world.services[0].orbit, first=0, end=9, slot_s=0.1, rng=np.random.default_rng(1))
+
+
+@pytest.mark.filterwarnings("error")
 def test_more_than_memory_should_hold_is_refused_before_it_is_drawn(world, monkeypatch):
     monkeypatch.setattr(traces, "draw_fading", lambda rng, link, course, *rest: drawn(len(course.elevation_deg)))
 

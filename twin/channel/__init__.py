@@ -2,7 +2,8 @@
 
 tables       numbers of the standards, by environment, band and elevation
 losses rain  what the way takes
-arrays       steering vectors, beams, dishes, codebooks, sweeps
+arrays       steering vectors, beams, dishes, codebooks
+sweep        what every pair of beams of two codebooks passes
 link         a scenario's [link] table, path gain, and the nominal link a controller may know
 large_scale  line of sight, shadow fading and spreads over a pass
 fading       the paths of a pass; those of 3GPP come from clusters and profiles

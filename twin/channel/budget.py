@@ -182,7 +182,7 @@ class StudyCase:
         """The link budget at the target elevation, downlink or uplink.
 
         Raises ValueError for another direction, or where no G/T of the satellite was found.
-        Source: TR 38.821 clause 6.1.3.1. Checked by tests/channel/test_study_cases.py::test_budgets_are_the_published_ones.
+        Source: TR 38.821 clause 6.1.3.1. Checked by tests/channel/test_study_cases.py.
         """
         carrier_hz, bandwidth_hz = self._channel(direction)
         range_m = slant_range_m(self.elevation_deg, self.payload.altitude_m)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -42,8 +42,14 @@ Multipath = Literal[
 ]  # fmt: skip
 
 
+@lru_cache
+def _kinds(struct: type) -> dict[str, Any]:
+    """The types of a struct's fields, with their ranges."""
+    return {field.name: field.type for field in msgspec.structs.fields(struct)}
+
+
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The radio link: a scenario's [link] table. Raises ScenarioError where two settings do not fit together."""
+    """The radio link: a scenario's [link] table. Raises ScenarioError for settings out of range or at odds."""
 
     carrier_hz: Annotated[float, Meta(ge=0.5e9, le=100e9, description="carrier frequency, Hz")] = 20e9
     rb_bandwidth_hz: Annotated[float, Meta(ge=1e3, le=1e9, description="bandwidth of one resource block, Hz")] = 1.44e6
@@ -201,6 +207,14 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = 1.0
 
     def __post_init__(self):
+        for name, kind in _kinds(type(self)).items():  # msgspec looks at files; a word mistyped in Python is no better
+            value = getattr(self, name)
+            try:
+                msgspec.convert(value.item() if isinstance(value, np.generic) else value, kind)
+            except msgspec.ValidationError as error:
+                words = [word for word in get_args(get_args(kind)[0]) if isinstance(word, str)]
+                there_is = f"; there is: {', '.join(words)}" if words else ""
+                raise ScenarioError(f"link.{name}: {error}, got {value!r}{there_is}") from None
         if self.n_rb % self.n_groups:
             raise ScenarioError(
                 f"link.n_rb must be a multiple of link.n_groups, got {self.n_rb} in {self.n_groups} groups"

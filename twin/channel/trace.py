@@ -22,6 +22,7 @@ from twin.units import to_db
 
 MOST_BYTES = 2**31  # of a trace; a pass of 240 s in slots of 0.1 s, 100 blocks and 4 paths is 7 MB
 PATH_BYTES, BLOCK_BYTES = 72, 24  # per time: of a path (two amplitudes, two directions, delay), of a block
+HORIZON_DEG = 0.1  # so far below it a slot may begin: rounding, under a mask of 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +129,14 @@ def link_trace(
     passed       () or (end - first,)  linear: what faults leave of the power in each slot, more than 0 and at most 1
 
     Returns a LinkTrace of n rows, samples to each slot of the part. Raises ValueError for a part outside the pass, for
-    beams or `passed` of another shape or range, and where the arrays would take more than 2 GiB.
+    beams or `passed` of another shape or range, where the satellite is below the horizon at either end, and where the
+    arrays would take more than 2 GiB.
     Checked by tests/channel/test_trace.py: equal to what the world plays.
     """
     low, high = (first, end) if part is None else part
     samples = link.samples_per_slot if samples is None else samples
+    if not slot_s > 0.0:
+        raise ValueError(f"slot_s must be more than 0, got {slot_s:g}")
     if not (first <= low < high <= end and samples >= 1):
         raise ValueError(
             f"expected slots within {first} to {end} and samples 1 or more, got {low} to {high} and {samples}"
@@ -145,6 +149,11 @@ def link_trace(
     if wrong.any():
         raise ValueError(f"passed must be more than 0 and at most 1, got {share[wrong][0]}")
     two = pointing(*orbit.state(np.array([first, end - 1]) * slot_s), site)  # to learn how many paths there are
+    if (lowest_deg := two.elevation_deg.min()) < -HORIZON_DEG:
+        raise ValueError(
+            f"the pass begins and ends above the horizon, got an elevation of {lowest_deg:.1f} deg at its first or "
+            "last slot; twin.find_passes says when a satellite rises and sets"
+        )
     n_paths = draw_fading(np.random.default_rng(0), link, two, slot_s).amplitude.shape[1]
     _check_size(link, n_paths, n_slots * samples, (high - low) * samples)
     t_s = (first + np.arange(n_slots * samples) / samples) * slot_s
@@ -187,7 +196,7 @@ def link_trace(
             **atmosphere_loss_db(link, course.elevation_deg),
             "clutter": clutter_loss_db(course.elevation_deg, fading.los, link.tables),
             "shadow": fading.shadow_db,
-            "fault": to_db(1.0 / share),
+            "fault": 0.0 - to_db(share),
         },
         path_gain=gain,
         amplitude=fading.amplitude,
