@@ -28,8 +28,8 @@ from twin.channel.link import Link
 from twin.channel.losses import at_elevation
 from twin.channel.paths import Paths
 from twin.channel.tables import N_RAYS, SmallScale, small_scale
+from twin.channel.turns import fused, sincos_half_turns
 from twin.geometry import Pointing, unit_vector
-from twin.sgp4_kernel import ROUNDER, loops, sincos_of_four
 from twin.units import SPEED_OF_LIGHT_M_S, from_db
 
 # TR 38.901 table 7.5-3: offsets of 20 rays for a root mean square spread of 1 deg, signs alternating
@@ -345,7 +345,7 @@ def velocity(link: Link) -> np.ndarray:
     return link.speed_m_s * np.array([np.sin(heading_rad), np.cos(heading_rad), 0.0])
 
 
-@loops
+@fused
 def trace_rays(
     samples, slot_s, direct, panel, velocity, wavelength_m, obstacle_m, first_ray, cluster, split, rays, state,
     of_clusters, of_slots, polarised, amplitude, arrival, delay_s,
@@ -435,18 +435,18 @@ def trace_rays(
                 arrival[row, p + 1, 1] = side[1, p] * x_east - side[0, p] * x_north
 
 
-@loops
+@fused
 def advance(start, reach_east, reach_north, reach_up, rate, moved, elapsed_s, common, now):
     """Kernel: turns of the rays after a while, within half a turn; all (n_rays,) but the satellite's way and time."""
     d_east, d_north, d_up = moved
     for k in range(start.size):
         turns = reach_east[k] * d_east + reach_north[k] * d_north + reach_up[k] * d_up
         turns += start[k] + (rate[k] * elapsed_s - common)
-        now[k] = turns - ((turns + ROUNDER) - ROUNDER)
+        now[k] = turns - np.floor(turns + 0.5)
 
 
-@loops
+@fused
 def sines_and_cosines(turns, sine, cosine):
     """Kernel: of whole turns, all (n,)."""
     for k in range(turns.size):
-        sine[k], cosine[k] = sincos_of_four(0.5 * np.pi * turns[k])
+        sine[k], cosine[k] = sincos_half_turns(2.0 * turns[k])

@@ -27,8 +27,8 @@ from twin.channel.clusters import (
 )
 from twin.channel.link import Link
 from twin.channel.paths import Paths
+from twin.channel.turns import fused
 from twin.geometry import Pointing
-from twin.sgp4_kernel import ROUNDER, loops
 from twin.units import SPEED_OF_LIGHT_M_S, from_db
 
 N_WAVES = 32  # of a tap; its fourth moment is 2 - 1/32 of the squared power, 2 for a Gaussian
@@ -132,7 +132,7 @@ def direct_turns(link: Link, course: Pointing, slot_s: float, samples: int) -> n
     Returns (n * samples,). Trapezoids over whole slots, and from a slot's beginning to a row within it, as those of
     twin/channel/clusters.py are.
     """
-    along_hz = earth_fixed(course) @ velocity(link) * (link.carrier_hz / SPEED_OF_LIGHT_M_S)
+    along_hz = np.einsum("ni,i->n", earth_fixed(course), velocity(link)) * (link.carrier_hz / SPEED_OF_LIGHT_M_S)
     at_slots = along_hz[::samples]
     whole = np.concatenate([np.zeros(1), np.cumsum(0.5 * slot_s * (at_slots[:-1] + at_slots[1:]))])[: len(at_slots)]
     elapsed_s = np.arange(samples) * slot_s / samples
@@ -158,7 +158,7 @@ def clustered_profile(rng, link: Link, fixed: Profile, course: Pointing, slot_s:
     return trace(link, course, clusters, layout, rays, np.zeros(n, dtype=np.int64), slot_s, samples)
 
 
-@loops
+@fused
 def sum_waves(time_s, direct_turns, doppler_hz, phase, strength, amplitude):
     """Kernel: amplitudes of taps, (n, n_taps + 1) from the second on: sums of waves of equal strength.
 
@@ -174,8 +174,7 @@ def sum_waves(time_s, direct_turns, doppler_hz, phase, strength, amplitude):
         for i in range(time_s.size):
             t, seen = time_s[i], direct_turns[i]
             for k in range(n_waves):
-                turn = rate[k] * t + start[k] - seen
-                turns[k] = turn - ((turn + ROUNDER) - ROUNDER)
+                turns[k] = rate[k] * t + start[k] - seen
             sines_and_cosines(turns, sine, cosine)
             total_re, total_im = 0.0, 0.0
             for k in range(n_waves):

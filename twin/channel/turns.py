@@ -16,7 +16,7 @@ C4, C5, C6, C7 = 0.23533063012953284, -0.025806888737002202, 0.00192955627248171
 C8 = 4.149564353942586e-06
 
 
-fused = njit(cache=True, nogil=True, fastmath={"contract"})
+fused = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 @fused
