@@ -70,6 +70,7 @@ class McsTable:
     efficiency: np.ndarray
 
     @classmethod
+    @lru_cache(maxsize=1)  # asked for in every slot
     def empty(cls) -> "McsTable":
         return cls(_kept([]), _kept([]))
 

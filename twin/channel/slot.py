@@ -173,7 +173,8 @@ def settings_of(link: Link) -> tuple[int, int, float, int, int, int, int, float,
 
 
 def _schemes(link: Link) -> tuple[float, np.ndarray, np.ndarray]:
-    return float(link.rb_bandwidth_hz), link.mcs.snr, link.mcs.efficiency
+    mcs = link.mcs
+    return float(link.rb_bandwidth_hz), mcs.snr, mcs.efficiency
 
 
 def paths_of(fading: Fading, rows: slice | list[int] = slice(None)) -> tuple[np.ndarray, ...]:
