@@ -253,13 +253,15 @@ def test_snr_is_that_of_the_link_budget(atmosphere, los):
 
 @pytest.mark.parametrize("side", ["tx_antennas", "rx_antennas"])
 @pytest.mark.parametrize("base", [(2, 2), (4, 8), (8, 8)])
-def test_doubling_both_axes_of_one_side_gives_6_02_db(side, base):
+def test_doubling_an_axis_of_one_side_gives_3_01_db_and_both_6_02(side, base):
     def snr_db(antennas):
         link = Link(**{side: antennas})
         snr, _, _ = slot_link(link, direct_path(link), 0, 1e-16, *[BORESIGHT_DEG] * 2, np.ones(5, bool))
         return 10 * np.log10(snr[0])
 
     assert snr_db((2 * base[0], 2 * base[1])) - snr_db(base) == pytest.approx(6.02, abs=0.01)
+    assert snr_db((2 * base[0], base[1])) - snr_db(base) == pytest.approx(3.01, abs=0.01)
+    assert snr_db((base[0], 2 * base[1])) - snr_db(base) == pytest.approx(3.01, abs=0.01)
 
 
 @pytest.mark.parametrize("seed", range(6))
