@@ -149,6 +149,7 @@ def write_netcdf(
     Raises RecordError where the file exists and may not be replaced, cannot be written, or a library is missing.
     """
     _extra("h5netcdf", "export")
+    _extra("h5py", "export")  # h5netcdf does not bring it along
     found = dataset(trace, attributes)
     squeezed = {"zlib": True, "complevel": 4, "shuffle": True}
     encoding: dict[str, Any] = {name: squeezed for name, of in found.data_vars.items() if of.ndim > 1}
@@ -165,6 +166,7 @@ def read_netcdf(path: str | Path) -> Any:
     """
     xarray = _extra("xarray", "export")
     _extra("h5netcdf", "export")
+    _extra("h5py", "export")  # h5netcdf does not bring it along
     try:
         with xarray.open_dataset(path, engine="h5netcdf") as file:
             found = file.load()
@@ -345,7 +347,7 @@ def check_extras(netcdf: str | Path | None, png: str | Path | None, overwrite: b
     """Raise RecordError before any work if a file that is asked for cannot be written."""
     if netcdf is not None and png is not None and os.path.realpath(netcdf) == os.path.realpath(png):
         raise RecordError(f"{png} cannot be both the netCDF file and the picture; give them two names")
-    for path, extra, names in ((netcdf, "export", ("xarray", "h5netcdf")), (png, "report", ("matplotlib",))):
+    for path, extra, names in ((netcdf, "export", ("xarray", "h5netcdf", "h5py")), (png, "report", ("matplotlib",))):
         if path is not None:
             _checked(Path(path), overwrite)
             for name in names:

@@ -112,6 +112,14 @@ class Pointing:
         """Some of the times."""
         return Pointing(*(getattr(self, field.name)[rows] for field in fields(self)))
 
+    @property
+    def east_north_up(self) -> np.ndarray:
+        """The unit vector from terminal to satellite over the terminal's horizon, (n, 3)."""
+        x, y, up = unit_vector(self.rx_beam_deg[:, 0], self.rx_beam_deg[:, 1]).T
+        heading_rad = np.radians(self.heading_deg)
+        sine, cosine = np.sin(heading_rad), np.cos(heading_rad)  # the panel's y is left of its x
+        return np.stack([x * sine - y * cosine, x * cosine + y * sine, up], axis=1)
+
 
 def look(
     sky: Ephemeris,

@@ -15,11 +15,9 @@ from twin.channel.clusters import (
     clusters_at,
     draw_clusters,
     draw_rays,
-    earth_fixed,
     lay_out,
     polarisation_factor,
     trace,
-    velocity,
 )
 from twin.channel.fading import draw_fading
 from twin.channel.large_scale import LargeScale
@@ -383,13 +381,13 @@ def test_earth_fixed_direction_is_that_of_the_geometry():
     course = pointing(position_m, velocity_m_s, SITE)
     line_m = position_m - SITE.position_m
     expected = line_m @ SITE.axes.T / np.linalg.norm(line_m, axis=1, keepdims=True)
-    np.testing.assert_allclose(earth_fixed(course), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(course.east_north_up, expected, rtol=0, atol=1e-12)
     assert np.ptp(course.heading_deg) > 1.0  # the frame does turn
 
 
 def test_velocity_is_along_the_heading():
-    np.testing.assert_allclose(velocity(link_of(speed_m_s=3.0, heading_deg=90.0)), [3.0, 0.0, 0.0], atol=1e-15)
-    np.testing.assert_allclose(velocity(link_of(speed_m_s=3.0, heading_deg=360.0)), [0.0, 3.0, 0.0], atol=1e-14)
+    np.testing.assert_allclose(link_of(speed_m_s=3.0, heading_deg=90.0).velocity_m_s, [3.0, 0.0, 0.0], atol=1e-15)
+    np.testing.assert_allclose(link_of(speed_m_s=3.0, heading_deg=360.0).velocity_m_s, [0.0, 3.0, 0.0], atol=1e-14)
 
 
 # Phases
@@ -419,9 +417,9 @@ def test_phases_in_a_slot_are_those_of_exact_geometry(speed_m_s):
     paths = trace(link, course, clusters, layout, rays[None], np.zeros(1, int), SLOT_S, 50)
     wavelength_m = SPEED_OF_LIGHT_M_S / link.carrier_hz
     times_s = -60.0 + np.arange(50) * SLOT_S / 50
-    direct = earth_fixed(course)[0]
+    direct = course.east_north_up[0]
     panel = terminal_axes(states(times_s[:1])[1], SITE)[0] @ SITE.axes.T
-    moved_m = velocity(link) * (times_s - times_s[0])[:, None]
+    moved_m = link.velocity_m_s * (times_s - times_s[0])[:, None]
     turns = np.empty((80, 50))
     for k in range(1, 81):
         psi_x, psi_y = paths.arrival[0, k]
@@ -445,7 +443,7 @@ def test_phases_of_scatterers_that_stay_for_a_minute_are_those_of_exact_geometry
     """Angles and delays set, slot by slot, to those of four points on the ground: 600 slots add up to their ways."""
     link, layout, n = link_of("rays"), lay_out(4, 0, True), 600
     course = overpass(n, start_s=-90.0)
-    direct, wavelength_m = earth_fixed(course), SPEED_OF_LIGHT_M_S / link.carrier_hz
+    direct, wavelength_m = course.east_north_up, SPEED_OF_LIGHT_M_S / link.carrier_hz
     scatterer_m = np.array([[30.0, 5.0, 2.0], [-20.0, 35.0, 12.0], [8.0, -25.0, -1.0], [-4.0, -3.0, 30.0]])
     distance_m = np.linalg.norm(scatterer_m, axis=1)
     rays_to = scatterer_m / distance_m[:, None]
@@ -483,7 +481,7 @@ def test_distances_end_at_the_obstacles():
     np.testing.assert_allclose(turns[0.0], 0.0, atol=1e-12)
     assert np.abs(turns[50.0]).max() > 0.01
     np.testing.assert_allclose(turns[100.0], 2.0 * turns[50.0], atol=1e-9)
-    u = earth_fixed(course)
+    u = course.east_north_up
     assert np.abs(turns[50.0]).max() <= 50.0 * np.linalg.norm(u[1] - u[0]) / (SPEED_OF_LIGHT_M_S / 2e9)
 
 
@@ -491,13 +489,13 @@ def test_rays_turn_against_the_direct_path_as_it_turns_with_the_satellite():
     """Waves from straight above have no shift, so theirs is minus the direct path's, whose direction changes."""
     link, n, samples = link_of("rays", speed_m_s=30.0, heading_deg=70.0), 400, 5
     course = overpass(n, samples, start_s=-20.0)
-    direct = earth_fixed(course)
+    direct = course.east_north_up
     clusters = Clusters.empty(n, 1)
     clusters.power[:] = 1.0
     clusters.zenith_deg[:, 0] = -np.degrees(np.arccos(direct[::samples, 2]))
     rays = draw_rays(np.random.default_rng(15), lay_out(1, 0, True), None)[None]
     paths = trace(link, course, clusters, lay_out(1, 0, True), rays, np.zeros(n, int), SLOT_S, samples)
-    shift_hz = direct @ velocity(link) / (SPEED_OF_LIGHT_M_S / link.carrier_hz)
+    shift_hz = direct @ link.velocity_m_s / (SPEED_OF_LIGHT_M_S / link.carrier_hz)
     turns = np.append(0.0, np.cumsum(0.5 * (shift_hz[1:] + shift_hz[:-1]) * SLOT_S / samples))
     assert np.ptp(shift_hz) > 50.0
     found = paths.amplitude[:, 1:] / paths.amplitude[0, 1:]
@@ -509,7 +507,7 @@ def test_rays_turn_against_the_direct_path_as_it_turns_with_the_satellite():
 def test_zenith_angles_beyond_straight_up_and_down_are_mirrored_there(each_ray, zenith_deg, mirrored_deg):
     """TR 38.901 eq. 7.5-18: 360 deg less the angle from 180 deg on (-25 deg is 335); azimuth stays."""
     course, layout, clusters = standing(1), lay_out(1, 0, each_ray), Clusters.empty(1, 1)
-    direct = earth_fixed(course)[0]
+    direct = course.east_north_up[0]
     azimuth = np.arctan2(direct[1], direct[0]) + np.radians(40.0)
     clusters.power[:], clusters.azimuth_deg[:] = 1.0, 40.0
     clusters.zenith_deg[:] = zenith_deg - np.degrees(np.arccos(direct[2]))
@@ -541,7 +539,7 @@ def test_rays_have_the_doppler_shift_of_their_direction_under_a_moving_terminal(
     link, n = link_of("rays", speed_m_s=20.0, heading_deg=30.0), 400
     course = standing(n)
     paths = clustered(np.random.default_rng(10), link, course, spreads(n), SLOT_S, 1)
-    along = velocity(link) / (SPEED_OF_LIGHT_M_S / link.carrier_hz)
+    along = link.velocity_m_s / (SPEED_OF_LIGHT_M_S / link.carrier_hz)
     heading = np.radians(course.heading_deg[0])
     psi_x, psi_y = paths.arrival[0].T
     east = psi_x * np.sin(heading) - psi_y * np.cos(heading)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from twin.channel import profiles as module
-from twin.channel.clusters import earth_fixed, velocity
 from twin.channel.fading import draw_fading
 from twin.channel.link import Link
 from twin.channel.profiles import N_WAVES, PROFILES, direct_turns, profiled
@@ -128,7 +127,7 @@ def test_taps_are_seen_against_the_direct_paths_own_shift():
     """Towards the satellite at 50 deg: the direct path has f_D cos 50 deg, the taps are that much lower."""
     link = link_of("ntn-tdl-d", speed_m_s=10.0, heading_deg=40.0)
     where = course(40, azimuth_deg=50.0, heading_deg=90.0)  # azimuth 50 deg left of east is 40 deg from north
-    np.testing.assert_allclose(earth_fixed(where)[0] @ velocity(link), 10.0 * np.cos(np.radians(50.0)), rtol=1e-12)
+    np.testing.assert_allclose(where.east_north_up[0] @ link.velocity_m_s, 10.0 * np.cos(np.radians(50.0)), rtol=1e-12)
     aside = link_of("ntn-tdl-d", speed_m_s=10.0, heading_deg=130.0)
     shifted, plain = (draw(3, one, where, 0.01).amplitude for one in (link, aside))
     shift_hz = 10.0 * 2e9 / SPEED_OF_LIGHT_M_S * np.cos(np.radians(50.0))

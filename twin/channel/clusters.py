@@ -29,7 +29,7 @@ from twin.channel.losses import at_elevation
 from twin.channel.paths import Paths
 from twin.channel.tables import N_RAYS, SmallScale, small_scale
 from twin.channel.turns import fused, sincos_half_turns
-from twin.geometry import Pointing, unit_vector
+from twin.geometry import Pointing
 from twin.units import SPEED_OF_LIGHT_M_S, from_db
 
 # TR 38.901 table 7.5-3: offsets of 20 rays for a root mean square spread of 1 deg, signs alternating
@@ -306,7 +306,7 @@ def trace(
     n_rows, n_paths = len(course.elevation_deg), layout.cluster.size + 1
     turn_rad = np.radians(90.0 - course.heading_deg)  # of the panel's x axis, from east towards north
     panel_x, panel_y = np.cos(turn_rad), np.sin(turn_rad)
-    direct = earth_fixed(course)
+    direct = course.east_north_up
     at_slots = direct[::samples]
     azimuth_deg = np.degrees(np.arctan2(at_slots[:, 1], at_slots[:, 0]))
     zenith_deg = np.degrees(np.arctan2(np.hypot(at_slots[:, 0], at_slots[:, 1]), at_slots[:, 2]))
@@ -323,26 +323,12 @@ def trace(
         clusters.cross_mu_db, clusters.cross_sigma_db,
     ]  # fmt: skip
     trace_rays(
-        samples, float(slot_s), direct, np.array([panel_x, panel_y]), velocity(link) / wavelength_m, wavelength_m,
+        samples, float(slot_s), direct, np.array([panel_x, panel_y]), link.velocity_m_s / wavelength_m, wavelength_m,
         float(link.obstacle_m), layout.first_ray, layout.cluster, layout.split, rays, state,
         np.stack(of_clusters, axis=1), np.stack(of_slots, axis=1), link.polarisation is not None,
         amplitude, arrival, delay_s,
     )  # fmt: skip
     return Paths(amplitude, arrival, direction_cosines(course.tx_beam_deg)[:, None], delay_s)
-
-
-def earth_fixed(course: Pointing) -> np.ndarray:
-    """The direct direction east, north and up, (n, 3)."""
-    x, y, up = unit_vector(course.rx_beam_deg[:, 0], course.rx_beam_deg[:, 1]).T
-    heading_rad = np.radians(course.heading_deg)
-    sine, cosine = np.sin(heading_rad), np.cos(heading_rad)  # the panel's y is left of its x
-    return np.stack([x * sine - y * cosine, x * cosine + y * sine, up], axis=1)
-
-
-def velocity(link: Link) -> np.ndarray:
-    """The terminal's, east, north and up, (3,) m/s."""
-    heading_rad = np.radians(link.heading_deg)
-    return link.speed_m_s * np.array([np.sin(heading_rad), np.cos(heading_rad), 0.0])
 
 
 @fused

@@ -14,7 +14,7 @@ from numba import njit
 from twin.channel.link import Link
 from twin.channel.losses import at_elevation, los_probability, shadow_sigma_db
 from twin.channel.tables import CORRELATED, REFERENCE_ELEVATION_DEG, SmallScale, small_scale
-from twin.geometry import Pointing, unit_vector
+from twin.geometry import Pointing
 
 NEAREST_OBSTACLE_M = 1e-3  # a turn of the ray is the shift here over the distance, so there must be one
 STEPS_TO_1_E = 2.146_193_220_620_582_6  # (1 + s) exp(-s) = 1 / e here
@@ -147,14 +147,9 @@ def ray_way_m(link: Link, course: Pointing, slot_s: float) -> np.ndarray:
     distance stays in the ray for longer.
     Checked by tests/channel/test_large_scale.py.
     """
-    x, y, z = unit_vector(course.rx_beam_deg[:, 0], course.rx_beam_deg[:, 1]).T
-    ahead_rad = np.radians(course.heading_deg)  # the frame turns with the satellite's track: back to east, north, up
-    east = x * np.sin(ahead_rad) - y * np.cos(ahead_rad)
-    north = x * np.cos(ahead_rad) + y * np.sin(ahead_rad)
-    shift_m = max(link.obstacle_m, NEAREST_OBSTACLE_M) * np.diff(np.stack([east, north, z], axis=1), axis=0)
-    step_m, heading_rad = link.speed_m_s * slot_s, np.radians(link.heading_deg)
-    shift_m += [step_m * np.sin(heading_rad), step_m * np.cos(heading_rad), 0.0]
-    return np.concatenate([np.zeros(min(1, len(x))), np.linalg.norm(shift_m, axis=1)])
+    direction = course.east_north_up  # not the panel's frame, which turns with the satellite's track
+    shift_m = max(link.obstacle_m, NEAREST_OBSTACLE_M) * np.diff(direction, axis=0) + slot_s * link.velocity_m_s
+    return np.concatenate([np.zeros(min(1, len(direction))), np.linalg.norm(shift_m, axis=1)])
 
 
 def _steps(link: Link, course: Pointing, los: np.ndarray, slot_s: float, of: str) -> np.ndarray:

@@ -257,6 +257,12 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return power_w / (BOLTZMANN_J_K * noise_temperature_k * self.rb_bandwidth_hz)
 
     @property
+    def velocity_m_s(self) -> np.ndarray:
+        """The terminal's own, east, north and up, (3,)."""
+        heading_rad = np.radians(self.heading_deg)
+        return self.speed_m_s * np.array([np.sin(heading_rad), np.cos(heading_rad), 0.0])
+
+    @property
     def tx_ka(self) -> float:
         """Circumference of the satellite's dish in wavelengths, k a of TR 38.811 6.4.1; 0 for a panel."""
         return aperture_ka(self.tx_aperture_m, self.carrier_hz)

@@ -19,11 +19,9 @@ from twin.channel.arrays import direction_cosines
 from twin.channel.clusters import (
     Clusters,
     draw_rays,
-    earth_fixed,
     lay_out,
     sines_and_cosines,
     trace,
-    velocity,
 )
 from twin.channel.link import Link
 from twin.channel.paths import Paths
@@ -132,7 +130,7 @@ def direct_turns(link: Link, course: Pointing, slot_s: float, samples: int) -> n
     Returns (n * samples,). Trapezoids over whole slots, and from a slot's beginning to a row within it, as those of
     twin/channel/clusters.py are.
     """
-    along_hz = np.einsum("ni,i->n", earth_fixed(course), velocity(link)) * (link.carrier_hz / SPEED_OF_LIGHT_M_S)
+    along_hz = np.einsum("ni,i->n", course.east_north_up, link.velocity_m_s) * (link.carrier_hz / SPEED_OF_LIGHT_M_S)
     at_slots = along_hz[::samples]
     whole = np.concatenate([np.zeros(1), np.cumsum(0.5 * slot_s * (at_slots[:-1] + at_slots[1:]))])[: len(at_slots)]
     elapsed_s = np.arange(samples) * slot_s / samples
