@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.core.runtime import _nrt_python, rtsys
 
-from twin.channel import Link, draw_fading, large_scale, slot, slot_link
+from twin.channel import Link, draw_fading, fading, large_scale, slot, slot_link
 from twin.channel.arrays import aperture_factor, direction_cosines
 from twin.channel.fading import stacked
 from twin.channel.slot import block_response, block_snr, group_rates
@@ -290,3 +290,14 @@ def test_scattered_amplitudes_between_slots_keep_their_power_and_correlation(cor
     power, kept = np.mean(np.abs(series) ** 2), np.mean(series[lag:] * series[:-lag].conj()).real
     assert abs(power - 1.0) < 5.0 * np.sqrt(2.0 / n_independent)
     assert abs(kept - of_lag) < 5.0 * np.sqrt(2.0 / n_independent)
+
+
+def test_bridge_agrees_with_its_python_source():
+    rng = np.random.default_rng(6)
+    at_slots, noise = rng.standard_normal((4, 2)), rng.standard_normal((3, 5, 2))
+    weights = np.linspace(1.0, 0.2, 5), np.linspace(0.0, 0.8, 5)
+    ours, expected = np.zeros((2, 3, 5, 2))
+    fading.bridge(0, 3, at_slots, *weights, 0.9, noise, ours)
+    fading.bridge.py_func(0, 3, at_slots, *weights, 0.9, noise, expected)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(ours[:, 0], at_slots[:3])

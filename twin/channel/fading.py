@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+from numba import njit
 
 from twin.channel.arrays import direction_cosines
 from twin.channel.clusters import clustered
@@ -21,6 +22,7 @@ from twin.parallel import spread
 from twin.units import from_db
 
 ROWS_AT_A_TIME = 4096  # handed to a thread; what it works on then stays in its cache
+SLOTS_AT_A_TIME = 256  # the same, of slots that are sampled finer
 CORRELATION_STEP_S = 0.1  # the slot of the default scenario, to which `scatter_correlation` refers
 
 
@@ -205,11 +207,26 @@ def bridged(rng: np.random.Generator, at_slots: np.ndarray, correlation: float, 
         with np.errstate(invalid="ignore"):
             before = np.where(part == 0.0, 1.0, np.exp(-decay * part) * -np.expm1(-2.0 * decay * (1.0 - part)) / whole)
             after = np.where(part == 0.0, 0.0, np.exp(-decay * (1.0 - part)) * -np.expm1(-2.0 * decay * part) / whole)
-    step = correlation ** (1.0 / samples)
-    noise = rng.standard_normal((n, samples, k))
-    free = np.zeros((samples + 1, n * k))
-    for j in range(samples):
-        free[j + 1] = step * free[j] + np.sqrt(1.0 - step * step) * noise[:, j].ravel()
-    rest = (free[:-1] - after[:, None] * free[-1]).reshape(samples, n, k).transpose(1, 0, 2)
-    fine = before[:, None] * at_slots[:-1, None] + after[:, None] * at_slots[1:, None] + rest
+    noise, fine = rng.standard_normal((n, samples, k)), np.empty((n, samples, k))
+    step = float(correlation) ** (1.0 / samples)
+    spread(lambda first, last: bridge(first, last, at_slots, before, after, step, noise, fine), n, step=SLOTS_AT_A_TIME)
     return fine.reshape(n * samples, k)
+
+
+@njit(cache=True, nogil=True)
+def bridge(first, last, at_slots, before, after, step, noise, fine):
+    """Kernel of `bridged`: slots first to last of fine (n, samples, k).
+
+    at_slots       (n + 1, k)  before, after (samples,)  the weights of both edges
+    step           ()          correlation of neighbouring samples
+    noise          (n, samples, k)  white
+    """
+    samples, innovation = before.shape[0], np.sqrt(1.0 - step * step)
+    for i in range(first, last):
+        for c in range(fine.shape[2]):
+            free = 0.0  # a series that begins at 0; less what it leaves at the end, it is 0 at both edges
+            for j in range(samples):
+                fine[i, j, c] = free
+                free = step * free + innovation * noise[i, j, c]
+            for j in range(samples):
+                fine[i, j, c] += before[j] * at_slots[i, c] + after[j] * (at_slots[i + 1, c] - free)
