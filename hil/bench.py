@@ -53,6 +53,7 @@ SLOT_S = 0.001  # of the lateness figures: 1 kHz
 LADDER_S = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # slots tried, longest first
 PARTS = {"p50": Fraction(1, 2), "p99": Fraction(99, 100), "p99_9": Fraction(999, 1000), "max": Fraction(1)}
 EDGES_US = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+THREADS = 2  # of those figures of kernels that take several
 PATIENCE_S = 20.0  # for a peer to appear or to answer
 WORLD, CONTROLLER = "hil.bench_peers:Nothing", "hil.bench_peers:Same"
 ASKS_FOR = Scheduling(fifo=50, cpus=(max(os.sched_getaffinity(0)),), lock_memory=True)
@@ -72,6 +73,40 @@ class Effort:
 
 FULL, QUICK = Effort(), Effort(rounds=3, pairs=6, slices=2, slice_s=5.0, rung_s=1.0)
 Say = Callable[[str], None]
+
+
+def usable() -> int:
+    """The most threads that a figure of kernels takes here: two, or one where that is all there is."""
+    return min(THREADS, len(os.sched_getaffinity(0)))
+
+
+def of_a_process(module: str, asked: dict[str, Any], **environment: str) -> dict[str, Any]:
+    """What another process measures, in which nothing has more threads than is stated; progress to standard error.
+
+    module  run as a program, which ends in `hand_over`
+    asked   to its command line, as JSON
+
+    Raises TwinError for what the process says is wrong, and when it fails.
+    """
+    held = {**launch.ONE_THREAD, "NUMBA_NUM_THREADS": str(usable())}
+    command = [sys.executable, "-m", module, json.dumps(asked)]
+    ran = subprocess.run(command, env={**os.environ, **held, **environment}, stdout=subprocess.PIPE, check=False)
+    try:
+        found: dict[str, Any] = json.loads(ran.stdout)
+    except ValueError:
+        raise TwinError(f"the measuring process ended with code {ran.returncode}; what it said is above") from None
+    if "error" in found:
+        raise TwinError(found["error"])
+    return found
+
+
+def hand_over(measure: Callable[[dict[str, Any], Say], dict[str, Any]]) -> None:
+    """The other end of `of_a_process`: measure what is asked for, JSON to standard output."""
+    try:
+        found = measure(json.loads(sys.argv[1]), lambda text: print(text, file=sys.stderr, flush=True))
+    except TwinError as error:
+        found = {"error": str(error)}
+    sys.stdout.write(json.dumps(found, allow_nan=False))
 
 
 def loop(effort: Effort = FULL, say: Say = lambda text: None) -> dict[str, Any]:

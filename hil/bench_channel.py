@@ -11,10 +11,6 @@ our kernels as many as the path's name says, one where nothing else is said.
 """
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,14 +24,12 @@ import numpy as np
 
 import twin
 from hil import bench_channel_peers as peers
-from hil.bench import figure_lines, judged, machine, machine_line
+from hil.bench import THREADS, Say, figure_lines, hand_over, judged, machine, machine_line, of_a_process, usable
 from hil.bench_channel_peers import Case, OpenNtn
 from hil.bench_sky_peers import SNAPSHOT, catalogue, middle_utc, peaks
-from hil.launch import ONE_THREAD
 from twin.channel import Link, direction_cosines, draw_fading, path_gain, slot_link
 from twin.channel import sweep as channel_sweep
 from twin.channel.slot import block_snr, group_rates
-from twin.errors import TwinError
 from twin.geometry import Site, pointing
 from twin.overpass import find_passes
 from twin.tle import Satellite, TleWarning
@@ -50,7 +44,6 @@ GOALS = {  # key: (sign, limit)
     "pass_vs_real_time": (">=", 500.0),
     "batch_2t_vs_single": (">=", 5.0),
 }
-THREADS = 2
 NOT_LIKE_FOR_LIKE = (
     "not like for like: OpenNTN draws its rays anew in every call and makes the coefficients of every pair of antennas"
 )
@@ -83,7 +76,6 @@ class Effort:
 
 FULL = Effort()
 QUICK = Effort(rounds=5, full_slots=2, sweep_rounds=3, pass_rounds=3, memory=False)
-Say = Callable[[str], None]
 
 
 def channel(quick: bool = False) -> dict[str, Any]:
@@ -91,19 +83,7 @@ def channel(quick: bool = False) -> dict[str, Any]:
 
     Raises TwinError when the process fails.
     """
-    ran = subprocess.run(
-        [sys.executable, "-m", "hil.bench_channel", json.dumps({"quick": quick})],
-        env={**os.environ, **ONE_THREAD, "NUMBA_NUM_THREADS": str(_usable())},
-        stdout=subprocess.PIPE,
-        check=False,
-    )
-    try:
-        found: dict[str, Any] = json.loads(ran.stdout)
-    except ValueError:
-        raise TwinError(f"the measuring process ended with code {ran.returncode}; what it said is above") from None
-    if "error" in found:
-        raise TwinError(found["error"])
-    return found
+    return of_a_process("hil.bench_channel", {"quick": quick})
 
 
 @contextlib.contextmanager
@@ -152,7 +132,7 @@ def measure(effort: Effort = FULL, say: Say = lambda text: None, link: Link | No
         "pass_vs_real_time": passed["vs_real_time"],
         "batch_2t_vs_single": batched["2t_vs_single"],
     }
-    if _usable() < THREADS:
+    if usable() < THREADS:
         alone = "one processor is all there is"
         figures |= dict.fromkeys(("pass_vs_real_time", "batch_2t_vs_single"))
         why_not |= dict.fromkeys(("pass_vs_real_time", "batch_2t_vs_single"), alone)
@@ -172,7 +152,7 @@ def measure(effort: Effort = FULL, say: Say = lambda text: None, link: Link | No
         "batch": batched,
         "memory_bytes": memory,
         "peak_gflops_1t": peak,
-        "threads": {"at_most": _usable(), "blas": 1, "openntn": 1},
+        "threads": {"at_most": usable(), "blas": 1, "openntn": 1},
         "machine": about,
     }
 
@@ -392,11 +372,11 @@ def a_pass(link: Link, effort: Effort) -> dict[str, Any]:
         return found
 
     kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    ways = {f"{n}t": Way(partial(lambda n: kept.update({n: fly(n)}), n)) for n in range(1, _usable() + 1)}
+    ways = {f"{n}t": Way(partial(lambda n: kept.update({n: fly(n)}), n)) for n in range(1, usable() + 1)}
     took = Took.in_turn(ways, effort.pass_rounds)
-    several = f"{_usable()}t"
+    several = f"{usable()}t"
     seconds = {name: float(np.median(blocks)) for name, blocks in took.wall_s.items()}
-    snr, rate_bps = kept[_usable()]
+    snr, rate_bps = kept[usable()]
     return {
         "vs_real_time": float(np.median(effort.pass_s / np.array(took.wall_s[several]))),
         "vs_real_time_1t": effort.pass_s / seconds["1t"],
@@ -445,11 +425,11 @@ def batch(link: Link, effort: Effort) -> dict[str, Any]:
         for row in range(case.n):
             slot_link(link, case.fading, row, case.gain[row], case.tx_beam_deg[row], case.rx_beam_deg[row], used)
 
-    ways = {f"at_once_{n}t": Way(partial(at_once, n), case.n) for n in range(1, _usable() + 1)}
+    ways = {f"at_once_{n}t": Way(partial(at_once, n), case.n) for n in range(1, usable() + 1)}
     ways |= {"single": Way(one_by_one, case.n), "single_slot_link": Way(by_slot, case.n)}
     took = Took.in_turn(ways, 2 * effort.rounds)
     return {
-        "2t_vs_single": took.ratio("single", f"at_once_{_usable()}t"),
+        "2t_vs_single": took.ratio("single", f"at_once_{usable()}t"),
         "1t_vs_single": took.ratio("single", "at_once_1t"),
         "links": case.n,
         "n_paths": link.n_paths,
@@ -520,14 +500,5 @@ def _of_most(passed: dict[str, Any]) -> dict[str, float]:
 # ---- the rest
 
 
-def _usable() -> int:
-    return min(THREADS, len(os.sched_getaffinity(0)))
-
-
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    try:
-        measured = measure(QUICK if asked["quick"] else FULL, lambda text: print(text, file=sys.stderr, flush=True))
-    except TwinError as error:
-        measured = {"error": str(error)}
-    sys.stdout.write(json.dumps(measured, allow_nan=False))
+    hand_over(lambda asked, say: measure(QUICK if asked["quick"] else FULL, say))

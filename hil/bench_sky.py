@@ -12,10 +12,7 @@ and the peers as many as the path's name says, two where nothing else is said.
 
 import contextlib
 import importlib.util
-import json
 import os
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,11 +25,9 @@ import numpy as np
 
 import twin
 from hil import bench_sky_peers as peers
-from hil.bench import figure_lines, judged, machine, machine_line
+from hil.bench import THREADS, Say, figure_lines, hand_over, judged, machine, machine_line, of_a_process, usable
 from hil.bench_sky_peers import N_SATELLITES, Task, Way
-from hil.launch import ONE_THREAD
 from twin import overpass, visibility
-from twin.errors import TwinError
 from twin.geometry import Site
 from twin.overpass import Pass
 from twin.tle import Satellite, TleWarning
@@ -48,7 +43,6 @@ GOALS = {  # key: (sign, limit)
     "culling_speedup": (">=", 5.0),
     "passes_vs_skyfield": (">=", 100.0),
 }
-THREADS = 2
 HERE = Site(latitude_deg=43.5, longitude_deg=-80.5, altitude_m=330.0)
 PLACE: dict[str, Any] = {
     "latitude_deg": HERE.latitude_deg,
@@ -81,7 +75,6 @@ class Effort:
 
 FULL = Effort()
 QUICK = Effort(times=200, rounds=3, look_blocks=7, slots=500, error_times=50, passes_satellites=600)
-Say = Callable[[str], None]
 
 
 def sky(quick: bool = False, tle: str | None = None) -> dict[str, Any]:
@@ -92,19 +85,8 @@ def sky(quick: bool = False, tle: str | None = None) -> dict[str, Any]:
 
     Raises TwinError when the catalogue is none, or the process fails.
     """
-    ran = subprocess.run(
-        [sys.executable, "-m", "hil.bench_sky", json.dumps({"quick": quick, "tle": tle and os.path.abspath(tle)})],
-        env={**os.environ, **ONE_THREAD, "NUMBA_NUM_THREADS": str(_usable()), "ASTROZ_THREADS": str(_usable())},
-        stdout=subprocess.PIPE,
-        check=False,
-    )
-    try:
-        found: dict[str, Any] = json.loads(ran.stdout)
-    except ValueError:
-        raise TwinError(f"the measuring process ended with code {ran.returncode}; what it said is above") from None
-    if "error" in found:
-        raise TwinError(found["error"])
-    return found
+    asked = {"quick": quick, "tle": tle and os.path.abspath(tle)}
+    return of_a_process("hil.bench_sky", asked, ASTROZ_THREADS=str(usable()))
 
 
 def measure(effort: Effort = FULL, tle: str | None = None, say: Say = lambda text: None) -> dict[str, Any]:
@@ -147,7 +129,7 @@ def measure(effort: Effort = FULL, tle: str | None = None, say: Say = lambda tex
         "look": seen,
         "culling": culled,
         "passes": passed,
-        "threads": {"at_most": _usable(), "blas": 1, "look": 1, "skyfield": 1},
+        "threads": {"at_most": usable(), "blas": 1, "look": 1, "skyfield": 1},
         "machine": about,
     }
 
@@ -158,7 +140,7 @@ def measure(effort: Effort = FULL, tle: str | None = None, say: Say = lambda tex
 def propagation(satellites: list[Satellite], effort: Effort, tle: str | None, say: Say) -> dict[str, Any]:
     """Every way to propagate, in turn: ns for one propagation, errors, and the ratios."""
     task = Task.of_a_day(satellites, effort.times)
-    threads = range(1, _usable() + 1)
+    threads = range(1, usable() + 1)
     with contextlib.ExitStack() as leaving:
         paths, why_not = _paths(task, tle, threads, leaving)
         first_s = {}  # compiles, and touches the memory
@@ -528,10 +510,6 @@ def _each(do: Callable[..., Any], name: str, values: Sequence[Any]) -> None:
         do(**{name: value})
 
 
-def _usable() -> int:
-    return min(THREADS, len(os.sched_getaffinity(0)))
-
-
 def _ratio(took: dict[str, list[float]], slow: str | None, fast: str) -> float | None:
     """Median over the rounds of how often `fast` fits into `slow`; None where one of them is not there."""
     if slow is None or slow not in took or fast not in took:
@@ -540,11 +518,4 @@ def _ratio(took: dict[str, list[float]], slow: str | None, fast: str) -> float |
 
 
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    try:
-        measured = measure(
-            QUICK if asked["quick"] else FULL, asked["tle"], lambda text: print(text, file=sys.stderr, flush=True)
-        )
-    except TwinError as error:
-        measured = {"error": str(error)}
-    sys.stdout.write(json.dumps(measured, allow_nan=False))
+    hand_over(lambda asked, say: measure(QUICK if asked["quick"] else FULL, asked["tle"], say))

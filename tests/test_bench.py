@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from figures import numbers
 from terminal import python
 
 from hil import bench, launch, wire
@@ -26,17 +27,6 @@ def found():
         yield bench.loop(TINY)
     finally:
         bench.LADDER_S = whole
-
-
-def numbers(thing, path="$"):
-    if isinstance(thing, dict):
-        for key, value in thing.items():
-            yield from numbers(value, f"{path}.{key}")
-    elif isinstance(thing, list):
-        for i, value in enumerate(thing):
-            yield from numbers(value, f"{path}[{i}]")
-    elif isinstance(thing, float):
-        yield path, thing
 
 
 def test_every_figure_is_there_or_says_why_not(found):

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from figures import numbers
 
-from hil import bench_channel, cli
+from hil import bench, bench_channel, cli
 from hil import bench_channel_peers as peers
 from twin.channel import Link
 from twin.channel.slot import block_snr
@@ -42,17 +43,6 @@ def found():
         patch.setattr(importlib.util, "find_spec", lambda name: None if name == "openntn" else there(name))
         patch.setattr(bench_channel, "peaks", lambda: PEAKS)
         return bench_channel.measure(TINY, link=LINK)
-
-
-def numbers(thing, path="$"):
-    if isinstance(thing, dict):
-        for key, value in thing.items():
-            yield from numbers(value, f"{path}.{key}")
-    elif isinstance(thing, list):
-        for i, value in enumerate(thing):
-            yield from numbers(value, f"{path}[{i}]")
-    elif isinstance(thing, float):
-        yield path, thing
 
 
 def test_every_figure_is_there_or_says_why_not(found):
@@ -251,7 +241,7 @@ def test_openntn_that_cannot_be_imported_is_a_reason(monkeypatch):
 
 
 def test_two_threads_are_not_judged_on_one_processor(monkeypatch):
-    monkeypatch.setattr(bench_channel, "_usable", lambda: 1)
+    monkeypatch.setattr(bench_channel, "usable", lambda: 1)
     for name, value in PARTS.items():
         monkeypatch.setattr(bench_channel, name, lambda *what, value=value: value)
     measured = bench_channel.measure(TINY, link=LINK)
@@ -275,6 +265,6 @@ PARTS = {
     ("told", "words"), [('{"error": "no such channel"}', "no such channel"), ("", "ended with code 7")]
 )
 def test_failure_of_the_measuring_process_is_told(monkeypatch, told, words):
-    monkeypatch.setattr(bench_channel.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=told, returncode=7))
+    monkeypatch.setattr(bench.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=told, returncode=7))
     with pytest.raises(TwinError, match=words):
         bench_channel.channel()

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from figures import numbers
 from terminal import python
 
 import twin
-from hil import bench_sky
+from hil import bench, bench_sky
 from hil import bench_sky_peers as peers
 from twin.errors import TleError, TwinError
 from twin.overpass import Pass
@@ -40,17 +41,6 @@ def found():
         patch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else there(name))
         patch.setattr(peers, "peaks", lambda: PEAKS)
         yield bench_sky.measure(TINY, str(peers.SNAPSHOT))
-
-
-def numbers(thing, path="$"):
-    if isinstance(thing, dict):
-        for key, value in thing.items():
-            yield from numbers(value, f"{path}.{key}")
-    elif isinstance(thing, list):
-        for i, value in enumerate(thing):
-            yield from numbers(value, f"{path}[{i}]")
-    elif isinstance(thing, float):
-        yield path, thing
 
 
 def test_every_figure_is_there_or_says_why_not(found):
@@ -250,7 +240,7 @@ def test_catalogue_is_near_earth_and_no_longer_than_wanted(satellites):
 
 @pytest.mark.parametrize(("told", "words"), [('{"error": "no such sky"}', "no such sky"), ("", "ended with code 7")])
 def test_failure_of_the_measuring_process_is_told(monkeypatch, told, words):
-    monkeypatch.setattr(bench_sky.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=told, returncode=7))
+    monkeypatch.setattr(bench.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=told, returncode=7))
     with pytest.raises(TwinError, match=words):
         bench_sky.sky()
 
