@@ -84,7 +84,8 @@ def draw_shadow(rng: np.random.Generator, link: Link, course: Pointing, los: np.
     """
     n = len(course.elevation_deg)
     if link.shadow == "distance":
-        shadow = smooth_series(rng.standard_normal((n, 2)), _steps(link, course, los, slot_s, "SF"))
+        steps = _steps(link, course, los, slot_s)[CORRELATED.index("SF")]
+        shadow = smooth_series(rng.standard_normal((n, 2)), steps)
     else:
         shadow = autoregression(rng.standard_normal((n, 1)), np.full(n, np.exp(-slot_s / link.shadow_dwell_s)))[:, 0]
     return shadow * shadow_sigma_db(course.elevation_deg, los, link.tables)
@@ -108,10 +109,8 @@ def draw_spreads(
     Source: TR 38.811 tables 6.7.2-1a to -8b, TR 38.901 7.5 step 4. Checked by tests/channel/test_large_scale.py.
     """
     noise = rng.standard_normal((len(los), len(CORRELATED), 2))
-    alone = np.stack(
-        [smooth_series(noise[:, j].copy(), _steps(link, course, los, slot_s, of)) for j, of in enumerate(CORRELATED)],
-        axis=1,
-    )
+    steps = _steps(link, course, los, slot_s)
+    alone = np.stack([smooth_series(noise[:, j].copy(), steps[j]) for j in range(len(CORRELATED))], axis=1)
     if link.shadow == "distance":
         # the tables' shadow fading is a gain: "positive SF means more received power", TR 38.901 7.5, step 4
         alone[:, CORRELATED.index("SF")] = -shadow_db / shadow_sigma_db(course.elevation_deg, los, link.tables)
@@ -152,11 +151,10 @@ def ray_way_m(link: Link, course: Pointing, slot_s: float) -> np.ndarray:
     return np.concatenate([np.zeros(min(1, len(direction))), np.linalg.norm(shift_m, axis=1)])
 
 
-def _steps(link: Link, course: Pointing, los: np.ndarray, slot_s: float, of: str) -> np.ndarray:
-    """Way of the ray since the slot before over the length of one of CORRELATED in the row's state, (n,)."""
+def _steps(link: Link, course: Pointing, los: np.ndarray, slot_s: float) -> np.ndarray:
+    """Way of the ray since the slot before over the length of each of CORRELATED in the row's state, (5, n)."""
     seen, hidden = (
-        small_scale(link.environment, link.carrier_hz, state).correlation_distance_m[CORRELATED.index(of)]
-        for state in (True, False)
+        small_scale(link.environment, link.carrier_hz, state).correlation_distance_m[:, None] for state in (True, False)
     )
     return ray_way_m(link, course, slot_s) * STEPS_TO_1_E / np.where(los, seen, hidden)
 

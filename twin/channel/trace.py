@@ -4,7 +4,7 @@ A trace is computed by the functions that play the link in a world, from the sam
 NtnCell.link_trace gives that of a scenario. hil/link_files.py writes it to files for other tools.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import msgspec
@@ -161,8 +161,7 @@ def link_trace(
     fading = draw_fading(rng, link, course, slot_s, samples)
 
     rows = slice((low - first) * samples, (high - first) * samples)
-    t_s, course = t_s[rows], course[rows]
-    fading = Fading(*(getattr(fading, field.name)[rows] for field in fields(fading)))
+    t_s, course, fading = t_s[rows], course[rows], fading[rows]
     share = np.repeat(np.broadcast_to(share, n_slots), samples)[rows]
     gain = share * path_gain(link, course.slant_range_m, course.elevation_deg, fading.los, fading.shadow_db)
     beams_deg = _beams(tx_beam_deg, course.tx_beam_deg), _beams(rx_beam_deg, course.rx_beam_deg)
@@ -220,10 +219,10 @@ def _path_response(
         leaves = slice(i, i + 1) if fading.departure.shape[1] > 1 else slice(None)
         alone = replace(
             fading,
-            amplitude=fading.amplitude[:, i : i + 1].copy(),
-            arrival=fading.arrival[:, i : i + 1].copy(),
-            departure=fading.departure[:, leaves].copy(),
-            delay_s=fading.delay_s[:, i : i + 1].copy(),
+            amplitude=fading.amplitude[:, i : i + 1],
+            arrival=fading.arrival[:, i : i + 1],
+            departure=fading.departure[:, leaves],
+            delay_s=fading.delay_s[:, i : i + 1],
         )
         found[:, i] = block_response(one_block, alone, tx_beam_deg, rx_beam_deg, threads=threads)[:, 0]
     return found
