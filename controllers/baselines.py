@@ -1,12 +1,14 @@
-"""Controllers without learning, for either seat of a world with beams and groups of resource blocks (`ntn_cell`).
+"""Controllers without learning. Hold and Random fit every seat; Greedy those with beams and groups of blocks.
 
-Hold stays where it began, Random moves around the predicted beam, Greedy follows geometry and uses as few groups as it
-believes will do. A seat's action is a beam and a set of groups, whatever the two arrays are called.
+Hold stays where it began, Random does anything that is allowed, around the predicted beam where there is one, Greedy
+follows geometry and uses as few groups as it believes will do. A seat of `ntn_cell` acts with a beam and a set of
+groups, whatever the two arrays are called.
 """
 
 import numpy as np
 
 from twin.channel import NominalLink
+from twin.check import sample
 from twin.geometry import Site, pointing
 from twin.orbit import track
 from twin.types import Action, Agent, Observation
@@ -17,31 +19,38 @@ REACH = {"leo": 1, "ue": 3}  # the largest increment of each tier, in steps: 9 a
 
 
 class Hold:
-    """The predicted beam of its first observation and all groups, for ever."""
+    """The same for ever: of a seat with a beam, the first predicted one and all groups; of others, the safe action."""
 
     def __init__(self, agent: Agent, seed: int):
-        self.beam, self.groups = (field.name for field in agent.acts)
+        self.acts, self.facts = [field.name for field in agent.acts], agent.facts
         self.first: Action | None = None
 
     def act(self, seen: Observation) -> Action:
         if self.first is None:
-            everything = np.ones_like(seen.values["reserved_rb"])
-            self.first = Action({self.beam: seen.values["predicted_beam_deg"].copy(), self.groups: everything})
+            if "predicted_beam_deg" in seen.values:
+                beam, groups = self.acts
+                everything = np.ones_like(seen.values["reserved_rb"])
+                self.first = Action({beam: seen.values["predicted_beam_deg"].copy(), groups: everything})
+            else:
+                self.first = Action({name: np.array(self.facts[f"default_{name}"]) for name in self.acts})
         return self.first
 
 
 class Random:
     """A beam at random around the prediction, in the paper's increments, and a random set of at least one group.
 
-    The leo draws among all groups, the ue among the reserved ones.
+    The leo draws among all groups, the ue among the reserved ones. On other seats: anything allowed.
     """
 
     def __init__(self, agent: Agent, seed: int):
-        self.beam, self.groups = (field.name for field in agent.acts)
-        self.reach, self.leads = REACH[agent.name], agent.name == "leo"
-        self.rng = np.random.default_rng(seed)
+        self.acts, self.rng = agent.acts, np.random.default_rng(seed)
+        if agent.name in REACH:
+            self.beam, self.groups = (field.name for field in agent.acts)
+            self.reach, self.leads = REACH[agent.name], agent.name == "leo"
 
     def act(self, seen: Observation) -> Action:
+        if "predicted_beam_deg" not in seen.values:
+            return Action(sample(self.acts, self.rng))
         steps = self.rng.integers(-self.reach, self.reach + 1, 2)
         beam_deg = np.clip(seen.values["predicted_beam_deg"] + STEP_DEG * steps, 0.0, 180.0)
         reserved = seen.values["reserved_rb"]

@@ -23,11 +23,11 @@ import numpy as np
 
 from hil import latency, launch
 from hil.curve import RATES, Curve, Flight, Point, curve_of, draw
-from hil.stats import plain
 from twin.errors import RecordError, RunBroken, ScenarioError
 from twin.record import Record
 from twin.runner import describe
 from twin.scenario import Scenario, build
+from twin.stats import plain
 from twin.types import Agent, World
 from twin.units import NS_PER_US
 

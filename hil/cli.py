@@ -25,9 +25,9 @@ from rich.console import Console
 
 from hil import latency
 from hil.picture import Picture
-from hil.stats import plain
 from hil.tables import print_table, show, table_of
 from twin.errors import ScenarioError, TleError, TwinError, WireError
+from twin.stats import plain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
 tle = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -637,6 +637,35 @@ def bench(
         _print_json(found)
     else:
         typer.echo(table(found))
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="which paper: d2d, access or robust")],
+    quick: Annotated[bool, typer.Option("--quick", help="in minutes: fewer seeds and shorter runs")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="a new folder; default: runs/reproduce-NAME-TIME")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """A paper's experiments: figures, tables, and each claim with what was measured.
+
+    A claim that is not reached stays in the list and says so. The papers have their pages under docs/papers/.
+    """
+    from hil import reproduce as papers
+    from twin.record import new_folder
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        folder = new_folder(f"reproduce-{name}", out)
+        found = papers.reproduce(name, quick, folder, lambda text: err.print(text, style="dim", markup=False))
+    except KeyboardInterrupt:
+        err.print("stopped")
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        _print_json(found)
+    else:
+        papers.show(found)
 
 
 @tle.command("info")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hil.stats import Estimate, estimate, plain
+from twin.stats import Estimate, estimate, plain
 
 RATES = ("rate_bps", "served_bps")  # measures judged beside the reward, where a world has them
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from hil.offset import to_the_twins_clock
 from hil.recovery import Age, FaultReport, age_of_information, faults
-from hil.stats import plain
 from twin.record import SOURCES, STATUSES, Record
+from twin.stats import plain
 from twin.units import NS_PER_S, NS_PER_US, US_PER_S
 
 OF_A_SATELLITE = ("elevation_deg", "los", "tx_error_deg", "rx_error_deg")

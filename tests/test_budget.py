@@ -18,10 +18,10 @@ from toys import Settings  # noqa: F401  a scenario's tables for `Sky`
 import hil
 from hil import budget, launch
 from hil.curve import Knee, sentences, table
-from hil.stats import estimate, t_quantile
 from twin import Action, Outcome, Record, run
 from twin.errors import RecordError, RunBroken, ScenarioError
 from twin.scenario import load
+from twin.stats import estimate, t_quantile
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
 

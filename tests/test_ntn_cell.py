@@ -18,7 +18,7 @@ from twin.geometry import look, unit_vector
 from twin.overpass import Passes
 from twin.types import World
 from twin.units import BOLTZMANN_J_K, MEGA, SPEED_OF_LIGHT_M_S
-from twin.worlds import ntn_cell
+from twin.worlds import sky
 from twin.worlds.ntn_cell import SNR_FLOOR_DB, turns
 
 TOO_SMALL_MBIT = 1e-9
@@ -235,7 +235,7 @@ def test_the_serving_satellite_is_the_one_that_a_walk_through_the_cycles_finds(b
 
 
 def test_a_sky_too_large_for_memory_is_cut_to_those_that_pass_and_nothing_changes(busy, monkeypatch):
-    monkeypatch.setattr(ntn_cell, "MANY", 0.0)
+    monkeypatch.setattr(sky, "MANY", 0.0)
     cut = make_world(BUSY_WINDOW, BUSY_SLOTS)
     assert len(cut.sky.satellites) < len(busy.sky.satellites)
     assert [(s.number, s.first, s.end) for s in cut.services] == [(s.number, s.first, s.end) for s in busy.services]
