@@ -35,6 +35,7 @@ CONTROLLERS = {  # strings, because imports point down: the engine never imports
     "hold": "controllers.baselines:Hold",
     "random": "controllers.baselines:Random",
     "greedy": "controllers.baselines:Greedy",
+    "stackelberg": "controllers.stackelberg:Stackelberg",
 }
 EXTERNAL = "external"
 
