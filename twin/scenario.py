@@ -25,13 +25,17 @@ from twin.faults import CONTROLLER, KINDS, SKY, Fault, spans
 from twin.types import Agent, Controller, World
 
 SHIPPED = Path(__file__).resolve().parent.parent / "scenarios"
-WORLDS = {"ntn_cell": "twin.worlds.ntn_cell:NtnCell"}
+WORLDS = {
+    "ntn_cell": "twin.worlds.ntn_cell:NtnCell",
+    "d2d": "twin.worlds.d2d:D2d",
+}
 CONTROLLERS = {  # strings, because imports point down: the engine never imports a controller by itself
     "rollout": "controllers.rollout:Rollout",
     "trpo": "controllers.trpo:Trpo",
     "hold": "controllers.baselines:Hold",
     "random": "controllers.baselines:Random",
     "greedy": "controllers.baselines:Greedy",
+    "stackelberg": "controllers.stackelberg:Stackelberg",
 }
 EXTERNAL = "external"
 
