@@ -114,16 +114,20 @@ def case_at(cellular_snr, interference_gain, direct_gain, interference, received
 
 
 @njit(cache=True, nogil=True)
-def shut_at(interference_gain, direct_gain, interference, follower_weight, lowest_w):
-    """The price at which even the lowest power, which a pair must send with, earns it nothing; never below the range's.
+def shut_at(stays, interference_gain, direct_gain, interference, follower_weight, lowest_w):
+    """The price that keeps a pair off a channel, whatever other pairs it believes to hear; not below the range's.
 
-    It keeps a pair off a channel: on one whose price lies in the range it earns more than nothing.
+    stays         ()  1/W  price times interference gain on the channel it is to stay on
+    interference  ()       on this channel, the cellular user's alone
+
+    Here even the lowest power, which it must send with, earns it no more than the lowest power there if it got
+    nothing through: log2(1 + g p / (1 + I)) - beta_f alpha p g_jB = -beta_f stays p.
     """
     highest = range_at(interference_gain, direct_gain, interference, follower_weight, lowest_w, lowest_w)[1]
     if not (highest > 0.0 and lowest_w > 0.0):
         return highest
     rate = math.log2(1.0 + lowest_w * direct_gain / (max(interference, 0.0) + 1.0))
-    return max(highest, rate / (follower_weight * lowest_w * interference_gain))
+    return max(highest, (rate / (follower_weight * lowest_w) + stays) / interference_gain)
 
 
 _best_power = vectorize(cache=True)(power_at.py_func)
@@ -273,14 +277,16 @@ def settle_powers(stage, i, members, price, power_w, rounds):
 
 @njit(cache=True, nogil=True)
 def settle_channel(stage, i, members, price, power_w):
-    """Price and power of one member after the other, the rest frozen, from the highest power on, until none changes.
+    """Price and power of one member after the other, the rest frozen, from the lowest powers on, until none changes.
 
     Returns (rounds, the leader's utility on this channel). Exact for one pair. For several a heuristic: the leader
-    takes the interference between pairs as it stands, not as it will react. Where MOST_ROUNDS did not settle it, the
-    powers answer the last prices.
+    takes the interference between pairs as it stands, not as it will react. There may be several points of rest: with
+    others loud already, letting one more be loud costs the cellular user little, so from the highest powers on it can
+    end where all shout (400 games of two pairs: at worst 0.71 of the best against 0.90). Where MOST_ROUNDS did not
+    settle it, the powers answer the last prices.
     """
     for j in members:
-        power_w[j] = stage.highest_w
+        power_w[j] = stage.lowest_w
         price[j] = 0.0
     n, change = 0, math.inf
     while change > SETTLED and n < MOST_ROUNDS:
@@ -412,17 +418,13 @@ def settle(stage, channel):
     slowest = 0
     for i in range(n_channels):
         slowest = max(slowest, settle_channel(stage, i, np.flatnonzero(channel == i), price, power_w)[0])
-        for j in range(n_pairs):
-            if channel[j] == i:
-                table[j, i] = price[j]
-            else:
-                table[j, i] = shut_at(
-                    stage.interference_gain[j, i],
-                    stage.direct_gain[j],
-                    stage.cellular_interference[j, i],
-                    stage.follower_weight,
-                    stage.lowest_w,
-                )
+    for j in range(n_pairs):
+        stays = price[j] * stage.interference_gain[j, channel[j]]
+        for i in range(n_channels):
+            table[j, i] = price[j]
+            if i != channel[j]:
+                gain, heard = stage.interference_gain[j, i], stage.cellular_interference[j, i]
+                table[j, i] = shut_at(stays, gain, stage.direct_gain[j], heard, stage.follower_weight, stage.lowest_w)
     return table, power_w, slowest
 
 
@@ -484,8 +486,7 @@ def equilibrium(game: Game, channel: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Prices and powers of the Stackelberg game on these channels, (n_pairs, n_channels) and (n_pairs,) W.
 
     On each pair's channel price and power answer each other (interference between pairs frozen: `settle_channel`). On
-    the others stands the price at which the pair would earn nothing there (`shut_at`), so that staying is its best
-    reply in channel as in power.
+    the others stands a price that keeps it off (`shut_at`), so that staying is its best reply in channel as in power.
     """
     return settle(stage_of(game), np.asarray(channel, np.int64))[:2]
 
