@@ -90,9 +90,11 @@ def price_at(
             return root
     else:
         root = lowest
-    # case 4 rises again beyond the root, 2 and 5 beyond somewhere: then the end may be better
-    at_root = leader_weight * root * C + math.log2(1.0 + A * root / (D * root + B))
-    at_end = leader_weight * highest * C + math.log2(1.0 + A * highest / (D * highest + B))
+    # case 4 rises again beyond the root, 2 and 5 beyond somewhere: then the end, with the lowest power, may be better
+    brought, at_least = max(B / root + C, 0.0), lowest_w * interference_gain
+    around = 1.0 + max(received, 0.0)
+    at_root = leader_weight * root * brought + math.log2(1.0 + A / (around + brought))
+    at_end = leader_weight * highest * at_least + math.log2(1.0 + A / (around + at_least))
     return highest if at_end > at_root else root
 
 
