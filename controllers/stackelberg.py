@@ -160,8 +160,10 @@ def best_power(price, interference_gain, direct_gain, interference, follower_wei
     All broadcast. Returns (...) W. Source: appendix A, (24) set to 0, kept within the bounds (U is concave in p).
     Checked by tests/papers/test_stackelberg.py::test_s1_best_power_is_the_argmax_of_a_refined_grid.
     """
-    lowest_w, highest_w = np.moveaxis(np.asarray(power_w, float), -1, 0)
-    return _best_power(price, interference_gain, direct_gain, interference, follower_weight, lowest_w, highest_w)
+    bounds_w = np.asarray(power_w, float)
+    return _best_power(
+        price, interference_gain, direct_gain, interference, follower_weight, bounds_w[..., 0], bounds_w[..., 1]
+    )
 
 
 def price_range(interference_gain, direct_gain, interference, follower_weight, power_w):
@@ -171,8 +173,8 @@ def price_range(interference_gain, direct_gain, interference, follower_weight, p
     nothing can be charged, or no price changes anything. Above the range a pair still sends its lowest power, so a
     leader that could leave it would ask for infinity: the game is defined on the range alone.
     """
-    lowest_w, highest_w = np.moveaxis(np.asarray(power_w, float), -1, 0)
-    args = (interference_gain, direct_gain, interference, follower_weight, lowest_w, highest_w)
+    bounds_w = np.asarray(power_w, float)
+    args = (interference_gain, direct_gain, interference, follower_weight, bounds_w[..., 0], bounds_w[..., 1])
     return _lowest_price(*args), _highest_price(*args)
 
 
@@ -193,9 +195,9 @@ def best_price(
     Source: appendix B with its errors corrected (docs/papers/d2d.md); one formula for the five cases, which
     `price_case` names. Checked by tests/papers/test_stackelberg.py, statements S2 to S5.
     """
-    lowest_w, highest_w = np.moveaxis(np.asarray(power_w, float), -1, 0)
+    bounds_w = np.asarray(power_w, float)
     pair = (interference_gain, direct_gain, interference, received)
-    return _best_price(cellular_snr, *pair, leader_weight, follower_weight, lowest_w, highest_w)
+    return _best_price(cellular_snr, *pair, leader_weight, follower_weight, bounds_w[..., 0], bounds_w[..., 1])
 
 
 def price_case(cellular_snr, interference_gain, direct_gain, interference, received):

@@ -29,7 +29,7 @@ from twin.worlds.d2d import Game, follower_utility, leader_utility
 
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 SECTIONS = 60  # of golden section: the bracket shrinks to 3e-13 of itself
-POWER_GRID, PRICE_GRID = 2001, 4001
+POWER_GRID, PRICE_GRID, SCAN = 2001, 4001, 401
 
 
 class Draws(NamedTuple):
@@ -170,55 +170,63 @@ def mixed_prices(draws: Draws, seed: int) -> np.ndarray:
     return np.where(kind == 0, lowest, np.where(kind == 1, highest, price))
 
 
+def parts(n: int) -> list[slice]:
+    """Some hundred games at a time: a grid for each of 10,000 would take gigabytes."""
+    return [slice(first, min(first + 500, n)) for first in range(0, n, 500)]
+
+
 # ---- S1 to S5, one pair
 
 
 def s1_gap(n: int, seed: int = 1) -> float:
     """Largest relative gap of U^f between the closed-form power and a refined 2001-point grid, in either direction."""
-    draws = draw(n, seed)
-    price, every = mixed_prices(draws, seed), columns(draws)
-    _, fine = best_of_grid(
-        lambda p: follower(every, price[:, None], p), draws.power_w[:, 0], draws.power_w[:, 1], POWER_GRID
-    )
-    best = follower(draws, price, draws.answer(price))
-    return float(np.abs(share(best, follower(draws, price, fine))).max())
+    every, gap = draw(n, seed), 0.0
+    prices = mixed_prices(every, seed)
+    for rows in parts(n):
+        draws, price = every.at(rows), prices[rows]
+        best = follower(draws, price, draws.answer(price))
+        gap = max(gap, float(np.abs(share(best, follower(draws, price, _searched_power(draws, price)))).max()))
+    return gap
 
 
 def s2_gap(n: int, seed: int = 2, points: int = 201) -> dict[int, float]:
     """Largest relative gap of U^l by case, the price searched on a refined grid, the pair's answer too by search."""
-    draws = draw(n, seed)
-    every = columns(draws)
+    every, gap = draw(n, seed), np.empty(n)
+    for rows in parts(n):
+        draws = every.at(rows)
+        grid_of = columns(draws)
 
-    def game(price: np.ndarray) -> np.ndarray:
-        low_w, high_w = (np.broadcast_to(end[:, None], price.shape) for end in draws.power_w.T)
-        return leader(every, price, golden(lambda p: follower(every, price, p), low_w, high_w))
+        def game(price: np.ndarray, draws: Draws = draws, grid_of: Draws = grid_of) -> np.ndarray:
+            low_w, high_w = (np.broadcast_to(draws.power_w[:, [k]], price.shape) for k in (0, 1))
+            return leader(grid_of, price, golden(lambda p: follower(grid_of, price, p), low_w, high_w))
 
-    _, fine = best_of_grid(game, draws.prices[0], draws.prices[1], points)
-    gap = np.abs(share(leader(draws, draws.best(), draws.answer(draws.best())), game(fine[:, None])[:, 0]))
-    return {case: float(gap[draws.case == case].max()) for case in range(1, 6)}
+        low, high = draws.prices
+        _, fine = best_of_grid(game, low, high, points)
+        best = leader(draws, draws.best(), draws.answer(draws.best()))
+        gap[rows] = np.abs(share(best, game(fine[:, None])[:, 0]))
+    return {case: float(gap[every.case == case].max(initial=0.0)) for case in range(1, 6)}
 
 
 def s3_gains(n: int, seed: int = 3) -> tuple[float, float]:
     """Largest relative gain by leaving the equilibrium: a pair's in power, the leader's on 4001 prices."""
-    pair = base = -math.inf
-    all_draws = draw(n, seed)
-    for first in range(0, n, 500):
-        draws = all_draws.at(slice(first, first + 500))
-        every, price = columns(draws), draws.best()
-        power_w = draws.answer(price)
-        _, other_w = best_of_grid(
-            lambda p, every=every, price=price: follower(every, price[:, None], p),
-            draws.power_w[:, 0],
-            draws.power_w[:, 1],
-            POWER_GRID,
-        )
-        gain = share(follower(draws, price, other_w), follower(draws, price, power_w))
+    every, pair, base = draw(n, seed), -math.inf, -math.inf
+    for rows in parts(n):
+        draws = every.at(rows)
+        price = draws.best()
+        power_w, grid_of = draws.answer(price), columns(draws)
+        gain = share(follower(draws, price, _searched_power(draws, price)), follower(draws, price, power_w))
         low, high = draws.prices
         grid = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, PRICE_GRID)
-        values = leader(every, grid, every.answer(grid))
+        values = leader(grid_of, grid, grid_of.answer(grid))
         pair = max(pair, float(gain.max()))
         base = max(base, float(share(values.max(1), leader(draws, price, power_w)).max()))
     return pair, base
+
+
+def _searched_power(draws: Draws, price: np.ndarray) -> np.ndarray:
+    """Each pair's best power by a refined grid."""
+    grid_of, low_w, high_w = columns(draws), draws.power_w[:, 0], draws.power_w[:, 1]
+    return best_of_grid(lambda p: follower(grid_of, price[:, None], p), low_w, high_w, POWER_GRID)[1]
 
 
 def s4_breaches(n: int, seed: int = 4) -> tuple[int, float]:
@@ -294,7 +302,7 @@ def compare(n: int, seed: int = 6) -> Compared:
     Prices and powers are compared with the root that brentq finds of the slope of the utility, which is sharp where
     the maximum itself is flat: a minimiser knows the place of a maximum to the root of the rounding only, so it is
     asked for the utility. The leader's slope is that of U^l(alpha, p*(alpha)) by the chain rule; its sign is looked at
-    on 400 points first, and of all roots with falling sign and both ends the one with the highest U^l is taken.
+    on 401 points first, and of all roots with falling sign and both ends the one with the highest U^l is taken.
     """
     from scipy.optimize import brentq, minimize_scalar
 
@@ -302,7 +310,7 @@ def compare(n: int, seed: int = 6) -> Compared:
     asked, (low, high) = mixed_prices(draws, seed), draws.prices
     best, answer_w = draws.best(), draws.answer(asked)
     on_grid_w, on_grid = np.empty(n), np.empty(n)
-    for rows in np.array_split(np.arange(n), max(1, n // 500)):
+    for rows in parts(n):
         part = draws.at(rows)
         every, price = columns(part), asked[rows]
         on_grid_w[rows] = _argmax(
@@ -315,7 +323,7 @@ def compare(n: int, seed: int = 6) -> Compared:
     at_best, at_grid = (leader(draws, price, draws.answer(price)) for price in (best, on_grid))
     twins = (price_steps > 1.0) & (at_best >= at_grid) & (share(at_best, at_grid) < 1e-5)
 
-    scan = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, 401)
+    scan = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, SCAN)
     falls = np.diff(np.sign(_slope(columns(draws), scan)), axis=1) < 0
     power_scipy, price_scipy, power_utility, price_utility = np.zeros((4, n))
     for k in range(n):
