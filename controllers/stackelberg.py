@@ -77,11 +77,11 @@ def price_at(
     C = -(max(interference, 0.0) + 1.0) * interference_gain / direct_gain
     D = 1.0 + max(received, 0.0) + C
     if A + D > 0.0:  # cases 1, 3, 4: the first root of the slope is the one maximum inside; else U is convex
-        # the slope (27) vanishes where a alpha^2 + b alpha + c = 0, here times beta_l |C| / B
+        # the slope (27) has the sign of -(a alpha^2 + b alpha + c)
         weight = -leader_weight * C
         a, b, c = weight * D * (D + A), weight * B * (2.0 * D + A), B * B * (weight - follower_weight * A)
         delta = B * B * weight * A * (weight * A + 4.0 * follower_weight * D * (D + A))  # b^2 - 4 a c, multiplied out
-        if delta < 0.0 or (a == 0.0 and b <= 0.0):  # the slope has one sign, that of c turned around
+        if delta < 0.0 or (a == 0.0 and b <= 0.0):  # no root: the sign is -c's throughout
             return highest if c < 0.0 else lowest
         # two forms of one root: each where it does not subtract near-equal numbers; the first tends to (29) as D -> 0
         root = -2.0 * c / (b + math.sqrt(delta)) if b > 0.0 else (math.sqrt(delta) - b) / (2.0 * a)

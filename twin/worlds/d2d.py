@@ -8,9 +8,15 @@ the seat `d2d`, the followers together, then chooses each pair's channel and pow
 Powers are in W, every gain is over the noise power of a channel (1/W), so noise is 1 wherever it stands; rates are in
 bit/s/Hz, prices per unit of interference over noise. Where everybody stands and what shadows them is drawn at reset,
 the fading in every slot, always as many draws, so nothing the seats do can move them.
+
+With the tables [sky], [site] and [link] the base station is whichever satellite serves the site: the users and pairs
+around it reach it over twin.channel's uplink, drawn at reset for whole passes. All else stays as on the ground. Where
+no satellite serves, nobody reaches it: its gains are 0, cellular users are silent, and pairs talk on, for nothing.
 """
 
+import hashlib
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +26,17 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from twin.channel import Link, draw_fading, path_gain
+from twin.channel.slot import group_rates
 from twin.errors import ScenarioError
+from twin.geometry import Pointing, Site, pointing
+from twin.orbit import Orbit
 from twin.types import Agent, Arrays, Field, Outcome
-from twin.units import KILO, from_db
+from twin.units import KILO, SPEED_OF_LIGHT_M_S, from_db
+from twin.worlds.sky import LONGEST_S, Sky, sky_over, turns
 
 SEATS = ("cellular", "d2d")
+MOST_GAIN_BYTES = 2**31  # of a run's gains to satellites, drawn at reset
 
 Level = Annotated[float, Meta(ge=-200, le=100)]
 Loss = Annotated[float, Meta(ge=0, le=300)]
@@ -87,6 +99,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The tables and keys of a scenario that belong to this world."""
 
     cell: Cell = Cell()
+    sky: Sky | None = None
+    site: Site | None = None
+    link: Link | None = None
     leader_weight: Annotated[
         float, Meta(gt=0, le=1e6, description="weight of what pairs pay in the leader's utility, beta_l")
     ] = 1.0
@@ -179,6 +194,94 @@ def leader_utility(game: Game, price: np.ndarray, channel: np.ndarray, power_w: 
     return game.leader_weight * paid + np.log2(1.0 + cellular_sinr(game, channel, power_w)).sum(axis=-1)
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """While one satellite serves. `course` has link.samples_per_slot rows a slot, one for each slot in `now`.
+
+    number      catalogue number
+    first, end  slots; `end` is the first one after
+    """
+
+    number: int
+    first: int
+    end: int
+    course: Pointing
+    now: Pointing
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """How users reach the satellite over one turn, in each of its n slots.
+
+    gain  (n, n_users, M)  1/W   over the satellite's noise in a channel, of power spread evenly over the channel
+    los   (n, n_users)     bool  line of sight
+    """
+
+    gain: np.ndarray
+    los: np.ndarray
+
+
+class Uplink:
+    """From users around a site to the satellite that serves it. They share its geometry, and nothing else.
+
+    The satellite's beam and the users' stay on each other, as geometry has it. Channel i is group i of the link's
+    resource blocks, with the noise temperature of the satellite; the power comes from whoever sends.
+
+    Raises ScenarioError for settings that are at odds and gains that take more than 2 GiB; TleError for a file.
+    """
+
+    def __init__(self, cell: Cell, sky: Sky, site: Site, link: Link, *, slots: int, slot_s: float, folder: Path):
+        n_slots, n_users = slots + 1, cell.n_channels + cell.n_pairs
+        if link.n_groups != cell.n_channels:
+            raise ScenarioError(
+                "a channel is a group of resource blocks: link.n_groups must be cell.n_channels = "
+                f"{cell.n_channels}, got {link.n_groups}"
+            )
+        if link.rate != "shannon":
+            raise ScenarioError(f"link.rate must be `shannon`, by which utilities are defined, got `{link.rate}`")
+        if n_slots * slot_s > LONGEST_S:
+            raise ScenarioError(
+                f"slots and slot_s make {n_slots * slot_s / 3600.0:.0f} h, more than {LONGEST_S / 3600.0:.0f} h"
+            )
+        self.link, self.slot_s, self.n_users = link, slot_s, n_users
+        self.sky, above = sky_over(sky, site, folder, n_slots * slot_s)
+        self.turns = []
+        for p, first, end in turns(above, slot_s, n_slots):
+            end, samples = min(end, n_slots), link.samples_per_slot
+            at_s = (first + np.arange(samples * (end - first)) / samples) * slot_s
+            course = pointing(*Orbit(self.sky, p.satellite_index).state(at_s), site)
+            self.turns.append(Turn(p.number, first, end, course, course[::samples]))
+        n_bytes = 8 * n_users * link.n_groups * sum(turn.end - turn.first for turn in self.turns)
+        if n_bytes > MOST_GAIN_BYTES:
+            raise ScenarioError(
+                f"gains of {n_users} users on {link.n_groups} channels take {n_bytes / 2**30:.1f} GiB over the passes "
+                f"of this run, more than {MOST_GAIN_BYTES / 2**30:g}: take fewer slots, pairs or channels"
+            )
+        if not self.turns:
+            warnings.warn("no satellite serves in this window; `ntn-twin passes` says who passes when", stacklevel=3)
+        self.turn_of = np.full(n_slots, -1)
+        for i, turn in enumerate(self.turns):
+            self.turn_of[turn.first : turn.end] = i
+
+    def draw(self, seed: int) -> list[Reach]:
+        """The uplink over every turn. Each user has a generator of its own in each turn, whoever else there is."""
+        return [self._reach(seed, turn) for turn in self.turns]
+
+    def _reach(self, seed: int, turn: Turn) -> Reach:
+        link, course, samples = self.link, turn.course, self.link.samples_per_slot
+        power_w = float(link.facts()["tx_power_w"]) * (link.n_rb // link.n_groups)  # that the link's SNR is of
+        gain = np.empty((turn.end - turn.first, self.n_users, link.n_groups))
+        los = np.empty(gain.shape[:2], bool)
+        for user in range(self.n_users):
+            rng = np.random.default_rng([seed, 3, turn.first, user])
+            fading = draw_fading(rng, link, course, self.slot_s, samples)
+            passed = path_gain(link, course.slant_range_m, course.elevation_deg, fading.los, fading.shadow_db)
+            beams_deg = course.tx_beam_deg, course.rx_beam_deg
+            snr, _ = group_rates(link, fading, passed, *beams_deg, samples=samples)
+            gain[:, user], los[:, user] = snr / power_w, fading.los[::samples]
+        return Reach(gain, los)
+
+
 class D2d:
     """The world; see the module. Satisfies twin.types.World.
 
@@ -188,7 +291,7 @@ class D2d:
     folder    where a relative path of element sets starts
     agents    timing of the seats "cellular" and "d2d": objects with every (None or 1), delay, window
 
-    Raises ScenarioError for settings that are at odds and timing that cannot be flown.
+    Raises ScenarioError for settings that are at odds and timing that cannot be flown; TleError for a file.
     """
 
     def __init__(
@@ -207,8 +310,10 @@ class D2d:
             if least >= most:
                 raise ScenarioError(f"cell.{name} is the least and the most, in this order, got {[least, most]}")
         self.inputs: dict[str, str] = {}
+        self.uplink = self._uplink(Path(folder))
         self.power_w = from_db(np.array(cell.power_dbm) - 30.0)
         self.power_w.flags.writeable = False
+        self._cellular_w = float(from_db(cell.cellular_dbm - 30.0))
         n, m = cell.n_pairs, cell.n_channels
         self._default: dict[str, dict[str, np.ndarray]] = {
             # left alone, a pair then brings as much interference as there is noise
@@ -224,6 +329,7 @@ class D2d:
         layout = seed if self.settings.cell.layout is None else self.settings.cell.layout
         self._mean = self._ways(np.random.default_rng([layout, 1]))
         self._rng = np.random.default_rng([seed, 2])
+        self._reaches = self.uplink.draw(seed) if self.uplink else []
         self.slot = 0
         self._game = self._draw()
         n, m = self.settings.cell.n_pairs, self.settings.cell.n_channels
@@ -244,8 +350,11 @@ class D2d:
         return {name: value.copy() for name, value in self._default[agent].items()}
 
     def propagation_delay_s(self, sender: str, receiver: str) -> float:
-        """0: in a cell on the ground nothing takes longer than microseconds."""
-        return 0.0
+        """Slant range of the serving satellite over the speed of light, s, infinite where none serves; 0 in a cell."""
+        if self.uplink is None:
+            return 0.0
+        turn = self._turn()
+        return math.inf if turn is None else float(turn.now.slant_range_m[self.slot - turn.first]) / SPEED_OF_LIGHT_M_S
 
     def game(self) -> Game:
         """This slot's game, for ceilings, tests and training loops, never for seats."""
@@ -292,6 +401,8 @@ class D2d:
             "d2d_rate_bps_hz": np.array(all_pairs),
             "payment": np.array(all_paid),
         }
+        if self.uplink:
+            measures |= self._sky_measures()
         self.slot += 1
         self._game = self._draw()
         return Outcome({"cellular": leader, "d2d": followers}, measures, done=self.slot >= self.slots)
@@ -316,34 +427,78 @@ class D2d:
             loss_db = law_db[0] + law_db[1] * np.log10(distance_km) + shadow_db
             return from_db(-loss_db - (cell.noise_dbm - 30.0))
 
-        cellular_w = float(from_db(cell.cellular_dbm - 30.0))
         cross = gain(np.abs(sender_m[:, None] - receiver_m), cell.pair_loss_db)
         direct = np.diagonal(cross).copy()
         np.fill_diagonal(cross, 0.0)
-        return {
-            "cellular_snr": cellular_w * gain(np.abs(user_m), cell.base_loss_db),
-            "interference_gain": np.repeat(gain(np.abs(sender_m), cell.base_loss_db)[:, None], m, axis=1),
+        ways = {
             "direct_gain": direct,
-            "cellular_interference": cellular_w * gain(np.abs(user_m - receiver_m[:, None]), cell.pair_loss_db),
+            "cellular_interference": self._cellular_w * gain(np.abs(user_m - receiver_m[:, None]), cell.pair_loss_db),
             "cross_gain": cross,
         }
+        if self.uplink is None:
+            ways["cellular_snr"] = self._cellular_w * gain(np.abs(user_m), cell.base_loss_db)
+            to_base = gain(np.abs(sender_m), cell.base_loss_db)
+            ways["interference_gain"] = np.repeat(to_base[:, None], m, axis=1)
+        return ways
 
     def _draw(self) -> Game:
-        """The next slot's game: every mean gain times the power of its fading."""
-        settings = self.settings
-        if settings.cell.fading == "none":
-            return self._game_of({name: mean.copy() for name, mean in self._mean.items()})
-        return self._game_of(
-            {name: mean * self._rng.standard_exponential(mean.shape) for name, mean in self._mean.items()}
-        )
-
-    def _game_of(self, gains: dict[str, np.ndarray]) -> Game:
+        """The next slot's game: every mean gain times the power of its fading, or what reaches the satellite."""
+        cell = self.settings.cell
+        if cell.fading == "rayleigh":
+            gains = {name: mean * self._rng.standard_exponential(mean.shape) for name, mean in self._mean.items()}
+        else:
+            gains = {name: mean.copy() for name, mean in self._mean.items()}
+        if self.uplink is not None:
+            turn = self._turn()
+            if turn is None:
+                gains["cellular_snr"] = np.zeros(cell.n_channels)
+                gains["interference_gain"] = np.zeros((cell.n_pairs, cell.n_channels))
+                gains["cellular_interference"] *= 0.0  # whom nobody serves does not send
+            else:
+                reach = self._reaches[self.uplink.turn_of[self.slot]].gain[self.slot - turn.first]
+                gains["cellular_snr"] = self._cellular_w * np.diagonal(reach)
+                gains["interference_gain"] = reach[cell.n_channels :]
         return Game(
             **gains,
             power_w=self.power_w,
             leader_weight=self.settings.leader_weight,
             follower_weight=self.settings.follower_weight,
         )
+
+    def _uplink(self, folder: Path) -> Uplink | None:
+        sky, site, link = self.settings.sky, self.settings.site, self.settings.link
+        if sky is None and site is None and link is None:
+            return None
+        if sky is None or site is None or link is None:
+            tables = {"sky": sky, "site": site, "link": link}
+            missing = [name for name, table in tables.items() if table is None]
+            raise ScenarioError(
+                "the tables sky, site and link go together, all for a satellite, none for a cell on the ground: "
+                f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+            )
+        uplink = Uplink(self.settings.cell, sky, site, link, slots=self.slots, slot_s=self.slot_s, folder=folder)
+        self.inputs["tle_sha256"] = hashlib.sha256((folder / sky.tle).read_bytes()).hexdigest()
+        return uplink
+
+    def _turn(self) -> Turn | None:
+        """Who serves in this slot."""
+        assert self.uplink is not None
+        i = self.uplink.turn_of[self.slot]
+        return self.uplink.turns[i] if i >= 0 else None
+
+    def _sky_measures(self) -> dict[str, np.ndarray]:
+        """Who serves, how high, and whether most cellular users have line of sight to it; zeros where nobody does."""
+        assert self.uplink is not None
+        turn, number, elevation_deg, los = self._turn(), 0, 0.0, False
+        if turn is not None:
+            row = self.slot - turn.first
+            seen = self._reaches[self.uplink.turn_of[self.slot]].los[row, : self.settings.cell.n_channels]
+            number, elevation_deg, los = turn.number, turn.now.elevation_deg[row], 2 * seen.sum() > seen.size
+        return {
+            "satellite": np.array(number, dtype=np.int64),
+            "elevation_deg": np.array(elevation_deg),
+            "los": np.array(los),
+        }
 
     def _seats(self, agents: Mapping[str, Any]) -> tuple[Agent, ...]:
         n, m = self.settings.cell.n_pairs, self.settings.cell.n_channels
