@@ -1,8 +1,9 @@
 """Random access with deadlines: users send packets to access points that they share, and who sends at once collides.
 
-One seat, `users`, acts for all of them: the leading axis of every array is the user. A packet has `deadline_slots` slots
-to get through. Users stand on a grid, with access points where their cells meet, or are terminals under the real sky,
-whose access points are the satellites they see. Who shares an access point with whom is the conflict graph.
+One seat, `users`, acts for all of them: the leading axis of every array is the user. A packet has `deadline_slots` to
+get through. Users stand on a grid, with access points where their cells meet, or are terminals under the real sky
+(twin/worlds/access_sky.py), whose access points are the satellites they see. Who shares an access point with whom is
+the conflict graph; under the sky it changes with the passes.
 
 A slot, in this order: every user stays silent or sends its earliest packet to one of its access points; an access point
 that hears exactly one sender gets the packet with the probability of that link, and one that hears two or more gets
@@ -22,11 +23,14 @@ import numpy as np
 from msgspec import Meta
 from numba import njit
 
+from twin.channel import Link
 from twin.errors import ScenarioError
+from twin.geometry import Site
 from twin.types import Agent, Arrays, Field, Outcome
+from twin.worlds.access_sky import SkyGraph, Users
+from twin.worlds.sky import Sky
 
 SEAT = "users"
-Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,15 +57,19 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The tables and keys of a scenario that belong to this world."""
+    """The tables and keys of a scenario that belong to this world: a grid, or a sky and what is under it."""
 
-    grid: Grid = Grid()
+    grid: Grid | None = None
+    sky: Sky | None = None
+    site: Site | None = None
+    link: Link | None = None
+    users: Users | None = None
     deadline_slots: Annotated[int, Meta(ge=1, le=16, description="slots a packet has to get through")] = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """What holds for n users in a slot, drawn or computed beforehand.
+    """What holds for n users in a slot.
 
     access_point     (n, K)  int64    number of the user's k-th access point; -1: none
     success          (n, K)  float64  probability that a lone sender gets through to it; 0 where none
@@ -78,7 +86,8 @@ class Instance:
 def on_grid(grid: Grid) -> Instance:
     """Users in the cells of a grid, row by row, access points numbered row by row; see Grid.
 
-    The probabilities are numpy.random.default_rng(grid.instance)'s first draws: n of arrival, then of each access point.
+    The probabilities are the first draws of numpy.random.default_rng(grid.instance): n of arrival, then of each access
+    point. A user's access points stand in rising order in its first places.
     Raises ScenarioError where no access point is left. Checked by tests/test_access.py.
     """
     rim = 1 if grid.corners == "all" else 0
@@ -114,12 +123,12 @@ def neighbours_of(access_point: np.ndarray) -> np.ndarray:
     Returns (n, most) int64: the user itself, then its neighbours ascending, then -1. Memory and time go with the number
     of neighbours, not with n squared. Checked by tests/test_access.py.
     """
-    points = np.ascontiguousarray(access_point, dtype=np.int64)
-    user, place = np.nonzero(points >= 0)
-    point = points[user, place]
-    start = np.searchsorted(np.sort(point), np.arange(int(points.max(initial=-1)) + 2))
-    members = user[np.argsort(point, kind="stable")], start
-    return _rows_of(sharing, len(points), points, *members)
+    return _rows_of(sharing, len(access_point), *_points(access_point))
+
+
+def degrees(access_point: np.ndarray) -> np.ndarray:
+    """How many others each user shares an access point with, (n,); access_point as in `neighbours_of`."""
+    return _sizes(sharing, len(access_point), *_points(access_point)) - 1
 
 
 def balls(neighbours: np.ndarray, hops: int) -> np.ndarray:
@@ -136,10 +145,24 @@ def balls(neighbours: np.ndarray, hops: int) -> np.ndarray:
     return _rows_of(within, len(neighbours), np.ascontiguousarray(neighbours, dtype=np.int64), hops)
 
 
+def _points(access_point: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `sharing` takes: the lists, and the users of each access point, one point after the other."""
+    points = np.ascontiguousarray(access_point, dtype=np.int64)
+    user, place = np.nonzero(points >= 0)
+    point = points[user, place]
+    start = np.searchsorted(np.sort(point), np.arange(int(points.max(initial=-1)) + 2))
+    return points, user[np.argsort(point, kind="stable")], start
+
+
+def _sizes(kernel: Callable[..., None], n: int, *graph: Any) -> np.ndarray:
+    size = np.zeros(n, dtype=np.int64)
+    kernel(*graph, size, np.empty((n, 0), dtype=np.int64))
+    return size
+
+
 def _rows_of(kernel: Callable[..., None], n: int, *graph: Any) -> np.ndarray:
     """Sets of users as an array (n, most) padded with -1: counted first, so that nothing larger is ever held."""
-    size, nowhere = np.zeros(n, dtype=np.int64), np.empty((n, 0), dtype=np.int64)
-    kernel(*graph, size, nowhere)
+    size = _sizes(kernel, n, *graph)
     rows = np.full((n, int(size.max(initial=1))), n, dtype=np.int64)
     kernel(*graph, size, rows)
     rows[:, 1:].sort(axis=1)
@@ -174,7 +197,9 @@ class Access:
         seating = (agents or {}).get(SEAT)
         if getattr(seating, "every", None) not in (None, 1):
             raise ScenarioError(f"agent.users.every must be 1, users decide in every slot, got {seating.every}")  # type: ignore[union-attr]
-        self.instance = on_grid(settings.grid)
+        self._sky = self._sky_of(folder)
+        self.instance = on_grid(settings.grid or Grid()) if self._sky is None else self._under(self._sky)
+        self.inputs = {} if self._sky is None else self._sky.inputs
         self.n_users, self.n_places = self.instance.access_point.shape
         facts = {
             "n_users": np.array(self.n_users),
@@ -182,6 +207,8 @@ class Access:
             "neighbours": neighbours_of(self.instance.access_point),
             "default_send": np.zeros(self.n_users, dtype=np.int64),
         }
+        if self._sky is not None:
+            facts["satellite"] = self._sky.satellite
         self.agents = (
             Agent(
                 name=SEAT,
@@ -199,6 +226,10 @@ class Access:
     def reset(self, seed: int) -> None:
         """Begin at slot 0 with empty queues."""
         self.slot, self._rng = 0, np.random.default_rng([seed, 1])
+        if self._sky is not None:
+            self._sky.reset(seed)
+            self.instance = self._under(self._sky)
+        self._measured = self._graph_measures()
         self._send = np.zeros(self.n_users, dtype=np.int64)
         self._queue = np.zeros(self.n_users, dtype=np.int64)
         self._delivered = np.zeros(self.n_users, dtype=np.bool_)
@@ -233,17 +264,64 @@ class Access:
             self._queue, self._send, now.access_point, now.success, now.arrival, self.deadline, came, luck,
             self._heard, self._delivered,
         )  # fmt: skip
-        n_delivered = int(np.count_nonzero(self._delivered))
-        measures = {
-            "delivered": np.array(n_delivered),
-            "expired": np.array(int(np.count_nonzero((before & 1 == 1) & ~self._delivered))),
-            "arrived": np.array(int(np.count_nonzero(self._queue >> (self.deadline - 1)))),
-            "queued": np.array(int((self._queue[:, None] >> np.arange(self.deadline) & 1).sum())),
-            "senders": np.array(int(self._heard.sum())),
-            "collisions": np.array(int(np.count_nonzero(self._heard > 1))),
-        }
+        measures = self._slot_measures(before)
         self.slot += 1
-        return Outcome({SEAT: n_delivered / self.n_users}, measures, done=self.slot >= self.slots)
+        if self._sky is not None and self.slot % self._sky.refresh_slots == 0:
+            self._sky.look(self.slot)
+            self.instance = self._under(self._sky)
+            self._measured = self._graph_measures()
+        return Outcome({SEAT: float(np.mean(self._delivered))}, measures, done=self.slot >= self.slots)
+
+    def _slot_measures(self, before: np.ndarray) -> dict[str, np.ndarray]:
+        """Packets and access points of the slot just played, as numbers with a point, of which a report takes means.
+
+        before  (n,)  the queues at its start
+        """
+        counts = {
+            "arrived": np.count_nonzero(self._queue >> (self.deadline - 1)),
+            "delivered": np.count_nonzero(self._delivered),
+            "expired": np.count_nonzero((before & 1 == 1) & ~self._delivered),
+            "queued": (self._queue[:, None] >> np.arange(self.deadline) & 1).sum(),
+            "senders": self._heard.sum(),
+            "collisions": np.count_nonzero(self._heard > 1),
+        }
+        return {name: np.array(float(count)) for name, count in counts.items()} | self._measured
+
+    def _graph_measures(self) -> dict[str, np.ndarray]:
+        """What stands still while the graph does: access points that somebody has, neighbours and success."""
+        now = self.instance
+        there = now.access_point >= 0
+        return {
+            "n_access_points": np.array(float(len(np.unique(now.access_point[there])))),
+            "mean_neighbours": np.array(float(np.mean(degrees(now.access_point)))),
+            "mean_success": np.array(float(now.success[there].mean()) if there.any() else 0.0),
+            "without_access": np.array(float(np.count_nonzero(~there.any(axis=1)))),
+        }
+
+    def _sky_of(self, folder: str | Path) -> SkyGraph | None:
+        given = self.settings
+        if given.sky is None:
+            under = [key for key in ("site", "link", "users") if getattr(given, key) is not None]
+            if under:
+                raise ScenarioError(f"{under[0]} belongs to a sky: give the table sky too, or take {under[0]} away")
+            return None
+        if given.grid is not None:
+            raise ScenarioError("grid and sky are two places for the users: give one of the two tables")
+        if given.site is None:
+            raise ScenarioError("sky needs the table site: the middle of where the users are")
+        return SkyGraph(
+            given.sky,
+            given.site,
+            given.link or Link(),
+            given.users or Users(),
+            slots=self.slots,
+            slot_s=self.slot_s,
+            folder=folder,
+        )
+
+    @staticmethod
+    def _under(sky: SkyGraph) -> Instance:
+        return Instance(sky.access_point.copy(), sky.success, sky.arrival, len(sky.satellite))
 
     def _observes(self) -> tuple[Field, ...]:
         of_places = (self.n_users, self.n_places)
