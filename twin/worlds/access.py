@@ -344,26 +344,24 @@ def play(queue, send, access_point, success, arrival, deadline, came, luck, hear
     arrival       (n,)    float64  probability of a new packet
     deadline      ()      int      slots a new packet has
     came, luck    (n,)    float64  uniform in [0, 1): a packet comes, a lone sender gets through, if below
-    heard         (n_access_points,)  int64  out: how many sent to each
+    heard         (n_access_points,)  int64  out: how many sent to each; one access point at least
     delivered     (n,)    bool     out: whose packet got through
     """
     for point in range(heard.shape[0]):
         heard[point] = 0
+    # Who sends is as good as random, and a branch on it would be guessed wrongly half the time: so there is none.
     for i in range(queue.shape[0]):
-        if send[i] > 0 and queue[i] != 0:
-            point = access_point[i, send[i] - 1]
-            if point >= 0:
-                heard[point] += 1
+        point = access_point[i, max(send[i] - 1, 0)]
+        heard[max(point, 0)] += (send[i] > 0) & (queue[i] != 0) & (point >= 0)
     newest = 1 << (deadline - 1)
     for i in range(queue.shape[0]):
-        packets, through = queue[i], False
-        if send[i] > 0 and packets != 0:
-            point = access_point[i, send[i] - 1]
-            through = point >= 0 and heard[point] == 1 and luck[i] < success[i, send[i] - 1]
-        if through:
-            packets &= packets - 1  # the earliest packet is the lowest bit that is set
+        place = max(send[i] - 1, 0)
+        point = access_point[i, place]
+        through = (send[i] > 0) & (queue[i] != 0) & (point >= 0) & (luck[i] < success[i, place])
+        through &= heard[max(point, 0)] == 1
         delivered[i] = through
-        queue[i] = (packets >> 1) | (newest if came[i] < arrival[i] else 0)
+        left = queue[i] & (queue[i] - through)  # without the earliest packet, the lowest bit that is set, or as it was
+        queue[i] = (left >> 1) | (newest if came[i] < arrival[i] else 0)
 
 
 @njit(cache=True, nogil=True)
