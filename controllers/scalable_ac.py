@@ -23,6 +23,7 @@ from twin.worlds.access import balls, neighbours_of
 OWN, BALL, CONTENTION = 0, 1, 2  # what a critic reads: the user's state-action, all of its ball's, or see `locate`
 PROBES = 64  # cells looked at for a key before the table counts as full around it
 MOST_CELLS = 1 << 22  # 64 MB; 25 users at kappa 1 visit about a million cells in a million slots
+MOST_DEADLINE_SLOTS = 8  # a user has 2^d queues; also what a word's bits hold
 NETWORK = 25  # users of the paper's network, for which its actor steps are stated
 WORKED = {0: (0.1, 1.0), 1: (0.5, 5.0), 2: (0.5, 5.0)}  # critic and actor step by kappa; docs/papers/access.md
 CONTENTION_STEPS = 0.1, 0.5  # the same for critics that read the contention
@@ -138,14 +139,13 @@ def choose(policy, queue, draw, send):
     """a_i drawn from zeta_i(. | s_i) by one uniform number each; an empty queue is silent."""
     for i in range(queue.shape[0]):
         action, below = 0, policy[i, queue[i], 0]
-        last = 0  # the highest action with any probability: rounding must not choose one without
-        for a in range(policy.shape[2]):
-            if policy[i, queue[i], a] > 0.0:
-                last = a
-        while draw[i] >= below and action < last:
-            action += 1
-            below += policy[i, queue[i], action]
-        send[i] = action if queue[i] > 0 else 0
+        for a in range(1, policy.shape[2]):
+            if draw[i] < below or queue[i] == 0:
+                break
+            if policy[i, queue[i], a] > 0.0:  # rounding must not choose what has no probability
+                action = a
+                below += policy[i, queue[i], a]
+        send[i] = action
 
 
 # ---- critic
@@ -168,19 +168,25 @@ def find(keys, values, counts, key):
 
 
 @njit(cache=True, nogil=True)
-def locate(reads, keys, values, counts, graph, queue, send, code, cell):
-    """The cell of Q_i for the state-action of each ball, written into cell (n,); code (n,) is room for local ones.
+def encode(access_point, queue, send, code):
+    """Number of each local state-action z_i, written into code (n,): 0 for an empty queue, then by queue and action."""
+    n_actions = access_point.shape[1] + 1
+    for i in range(queue.shape[0]):
+        action = send[i] if send[i] > 0 and access_point[i, send[i] - 1] >= 0 else 0
+        code[i] = 1 + (queue[i] - 1) * n_actions + action if queue[i] > 0 else 0
+
+
+@njit(cache=True, nogil=True)
+def locate(reads, keys, values, counts, graph, code, cell):
+    """The cell of each Q_i for these local state-actions code (n,), written into cell (n,).
 
     reads  OWN: z_i; BALL: z of the kappa-hop ball; CONTENTION: z_i and whether anybody else sent where it did
 
-    Local state-actions are numbered 0 for an empty queue, then by queue and action. The dummy has the last cell.
+    The dummy state-action, all queues that are read empty, has the last cell, which stays 0.
     """
-    n, most_places = graph.access_point.shape
+    n, n_codes = graph.words.shape
+    n_actions = graph.access_point.shape[1] + 1
     dummy = values.shape[0] - 1
-    for i in range(n):
-        action = send[i] if send[i] > 0 and graph.access_point[i, send[i] - 1] >= 0 else 0
-        code[i] = 1 + (queue[i] - 1) * (most_places + 1) + action if queue[i] > 0 else 0
-    n_codes = graph.words.shape[1]
     if reads == OWN:
         for i in range(n):
             cell[i] = i * n_codes + code[i] if code[i] > 0 else dummy
@@ -197,11 +203,11 @@ def locate(reads, keys, values, counts, graph, queue, send, code, cell):
         for k in range(graph.heard.shape[0]):
             graph.heard[k] = 0
         for i in range(n):
-            action = (code[i] - 1) % (most_places + 1) if code[i] > 0 else 0
+            action = (code[i] - 1) % n_actions if code[i] > 0 else 0
             if action > 0:
                 graph.heard[graph.access_point[i, action - 1]] += 1
         for i in range(n):
-            action = (code[i] - 1) % (most_places + 1) if code[i] > 0 else 0
+            action = (code[i] - 1) % n_actions if code[i] > 0 else 0
             met = 1 if action > 0 and graph.heard[graph.access_point[i, action - 1]] > 1 else 0
             cell[i] = (i * n_codes + code[i]) * 2 + met if code[i] > 0 else dummy
 
@@ -211,7 +217,7 @@ def improve(learner, graph, steps, queue, send, cell, delivered, next_cell, lear
     """One pass of Algorithm 1, lines 5 to 8, for all users: z(t) is in `cell`, z(t+1) in `next_cell`.
 
     queue, send  (n,)  what user i had chosen on, and what: the gradient's s_i(t), a_i(t)
-    delivered    (n,)  bool: r_i(t)
+    delivered    (n,)  r_i(t): whether its packet got through
     learns       (n,)  bool: whose policy may move; others' access points have changed since
     old          (n,)  room for Q_i(z(t)) as it was, which is what the actor sums
 
@@ -226,7 +232,7 @@ def improve(learner, graph, steps, queue, send, cell, delivered, next_cell, lear
         beta /= 1.0 + learner.largest[0]
     dummy = learner.values.shape[0] - 1
     for i in range(n):
-        reward = 1.0 if delivered[i] else 0.0
+        reward = 1.0 * delivered[i]
         target = reward - learner.average[i] + learner.values[next_cell[i]]
         old[i] = learner.values[cell[i]]
         learner.average[i] += alpha * (reward - learner.average[i])
@@ -383,6 +389,11 @@ class ScalableAc:
             )
         self.kappa, self.reads = kappa, CONTENTION if reads == "contention" else BALL if kappa else OWN
         self.delay, self.deadline_slots = agent.delay, int(agent.facts["deadline_slots"])
+        if self.deadline_slots > MOST_DEADLINE_SLOTS:
+            raise ControllerError(
+                f"scalable_ac: tables over queues are for deadlines of at most {MOST_DEADLINE_SLOTS} slots, the world "
+                f"has {self.deadline_slots}"
+            )
         shape = next(field.shape for field in agent.observes if field.name == "access_point")
         self.steps = steps_of(
             kappa, self.reads, shape[0], schedule, critic_step, actor_step, offset_slots, baseline
@@ -434,11 +445,9 @@ class ScalableAc:
         if slot - self.delay not in self._asked:
             return None
         chosen_on, send = self._asked[slot - self.delay]
-        cell = np.zeros(queue.size, np.int64)
-        learner = self.learner
-        locate(
-            self.reads, learner.keys, learner.values, learner.counts, self.graph, queue, send, self._room[0], cell
-        )
+        learner, code, cell = self.learner, self._room[0], np.zeros(queue.size, np.int64)
+        encode(self.graph.access_point, queue, send, code)
+        locate(self.reads, learner.keys, learner.values, learner.counts, self.graph, code, cell)
         return Played(slot, chosen_on, send, cell, self.graph, self.access_point)
 
     def _follow(self, access_point: np.ndarray) -> None:
@@ -466,7 +475,8 @@ class ScalableAc:
         nobody, learner = np.zeros(n, np.int64), self.learner
         send, cell, no = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, bool)
         choose(learner.policy, nobody, np.zeros(n), send)
-        locate(self.reads, learner.keys, learner.values, learner.counts, self.graph, nobody, send, nobody.copy(), cell)
+        encode(self.graph.access_point, nobody, send, cell)
+        locate(self.reads, learner.keys, learner.values, learner.counts, self.graph, nobody, cell)
         improve(learner, self.graph, self.steps, nobody, send, cell, no, cell, no, self._room[1])
 
 
