@@ -35,6 +35,8 @@ CONTROLLERS = {  # strings, because imports point down: the engine never imports
     "hold": "controllers.baselines:Hold",
     "random": "controllers.baselines:Random",
     "greedy": "controllers.baselines:Greedy",
+    "aloha": "controllers.scalable_ac:Aloha",
+    "scalable_ac": "controllers.scalable_ac:ScalableAc",
 }
 EXTERNAL = "external"
 
