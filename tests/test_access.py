@@ -44,7 +44,7 @@ def on_the_grid(slots=200, agents=None, deadline_slots=2, **grid):
 
 
 def under_the_sky(slots=60, **keys):
-    return build(load("access", {"slots": slots, **keys}))
+    return build(load("access", {"slots": slots, "slot_s": 0.1, **keys}))
 
 
 @pytest.fixture(scope="module")
