@@ -84,8 +84,8 @@ def passes(
     from twin.scenario import load
 
     loaded = load(scenario, _overrides(set_))
-    if not hasattr(loaded.settings, "sky"):
-        raise ScenarioError(f"scenario {loaded.name}: world {loaded.world} has no sky")
+    if getattr(loaded.settings, "sky", None) is None:
+        raise ScenarioError(f"scenario {loaded.name}: world {loaded.world} has no sky here")
     if hours is not None and not 0 < hours <= MOST_HOURS:
         raise ScenarioError(f"--hours must be more than 0 and at most {MOST_HOURS}, got {hours:g}")
     if mask_deg is not None and not 0 <= mask_deg < 90:

@@ -28,6 +28,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "scenarios"
 WORLDS = {
     "ntn_cell": "twin.worlds.ntn_cell:NtnCell",
     "access": "twin.worlds.access:Access",
+    "d2d": "twin.worlds.d2d:D2d",
 }
 CONTROLLERS = {  # strings, because imports point down: the engine never imports a controller by itself
     "rollout": "controllers.rollout:Rollout",
@@ -37,6 +38,7 @@ CONTROLLERS = {  # strings, because imports point down: the engine never imports
     "greedy": "controllers.baselines:Greedy",
     "aloha": "controllers.scalable_ac:Aloha",
     "scalable_ac": "controllers.scalable_ac:ScalableAc",
+    "stackelberg": "controllers.stackelberg:Stackelberg",
 }
 EXTERNAL = "external"
 

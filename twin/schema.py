@@ -38,6 +38,7 @@ UNITS = {  # the end of a key's name; the longest counts
     "hz": "Hz",
     "db": "dB",
     "dbi": "dBi",
+    "dbm": "dBm",
     "w": "W",
     "k": "K",
     "bit": "bit",
@@ -55,7 +56,12 @@ NOTES = {
         "Seats: `leo` (order 0, `every` = 10 slots where the scenario gives none) and `ue` (order 1, `every` must "
         "be 1). `n_groups` must divide `n_rb`. A window more than 3 days from the median epoch of its element sets "
         "gives a warning. Angles, losses and fading are described in [physics.md](physics.md)."
-    )
+    ),
+    "d2d": (
+        "Seats: `cellular` (order 0) and `d2d` (order 1), both in every slot. `sky`, `site` and `link` go together: "
+        "with them the base station is the satellite that serves, `link.n_groups` must be `cell.n_channels`, and "
+        "powers are those of `cell`. The page of the paper is [papers/d2d.md](papers/d2d.md)."
+    ),
 }
 
 
@@ -270,7 +276,8 @@ def _row(field: types.Field) -> Row:
             meaning = (kind.extra_json_schema or {}).get("description", meaning)
             kind = kind.type
         else:  # `| None` says that the key may be left out; what may also be a table says so in its meaning
-            kind = next(part for part in kind.types if not isinstance(part, types.NoneType | types.StructType))
+            kinds = [part for part in kind.types if not isinstance(part, types.NoneType)]
+            kind = next((part for part in kinds if not isinstance(part, types.StructType)), kinds[0])
     default = "required" if field.required else _value(field.default)
     return Row(field.name, _type(kind), _unit(field.name), _range(kind), default, meaning)
 
