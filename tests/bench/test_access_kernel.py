@@ -55,10 +55,10 @@ def test_a_batch_of_slots_of_25_users_is_played_at_a_million_a_second_and_much_f
         numpy_slots(plain_queue, few, *given, rng, len(room[0]))
         found.append((len(send) / (middle - begun), len(few) / (time.perf_counter() - middle)))
     kernel, plain = np.array(found).T
-    ratio = np.median(kernel / plain)
+    ratio = kernel.max() / plain.max()  # of the quickest blocks: a median of NumPy's longer ones shows who else works
     print(
         f"{corners}: {np.median(kernel):,.0f} slots/s ({kernel.min():,.0f} to {kernel.max():,.0f}), NumPy "
-        f"{np.median(plain):,.0f} ({plain.min():,.0f} to {plain.max():,.0f}), ratio {ratio:.0f}"
+        f"{np.median(plain):,.0f} ({plain.min():,.0f} to {plain.max():,.0f}), quickest blocks' ratio {ratio:.0f}"
     )
     assert np.median(kernel) >= SLOTS_PER_S
     assert ratio >= TIMES_NUMPY
