@@ -94,7 +94,7 @@ def test_missing_file_and_broken_toml_are_said(tmp_path):
     (tmp_path / "bad.toml").write_text("slots = = 3")
     with pytest.raises(ScenarioError, match=r"is not TOML.*line 1"):
         load(tmp_path / "bad.toml")
-    with pytest.raises(ScenarioError, match="no scenario 'quikstart'; there are baseline"):
+    with pytest.raises(ScenarioError, match="no scenario 'quikstart'; there are access"):
         load("quikstart")
 
 
