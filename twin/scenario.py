@@ -25,7 +25,10 @@ from twin.faults import CONTROLLER, KINDS, SKY, Fault, spans
 from twin.types import Agent, Controller, World
 
 SHIPPED = Path(__file__).resolve().parent.parent / "scenarios"
-WORLDS = {"ntn_cell": "twin.worlds.ntn_cell:NtnCell"}
+WORLDS = {
+    "ntn_cell": "twin.worlds.ntn_cell:NtnCell",
+    "finite": "twin.worlds.finite:Finite",
+}
 CONTROLLERS = {  # strings, because imports point down: the engine never imports a controller by itself
     "rollout": "controllers.rollout:Rollout",
     "trpo": "controllers.trpo:Trpo",
