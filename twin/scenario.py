@@ -33,6 +33,7 @@ WORLDS = {
 CONTROLLERS = {  # strings, because imports point down: the engine never imports a controller by itself
     "rollout": "controllers.rollout:Rollout",
     "trpo": "controllers.trpo:Trpo",
+    "mvsa": "controllers.mvsa:Mvsa",
     "hold": "controllers.baselines:Hold",
     "random": "controllers.baselines:Random",
     "greedy": "controllers.baselines:Greedy",
