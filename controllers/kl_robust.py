@@ -65,10 +65,29 @@ def approximate_operator(
 
 def moments(probability: np.ndarray, value: np.ndarray, epsilon: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation, sqrt(variance + epsilon^2), of value (n,) under each law (..., n)."""
-    mean = probability @ value
-    off = value - mean[..., None]  # m and s of the paper would lose the variance of large values that hardly differ
-    variance = np.einsum("...j,...j->...", probability, off * off)
-    return mean, np.sqrt(variance + epsilon**2)
+    shape = np.shape(probability)[:-1]
+    p, v = (np.require(x, float, ["C", "W"]) for x in (probability, value))  # one signature: told tables are read-only
+    rows = p.reshape(-1, len(v))
+    mean, variance = np.empty(len(rows)), np.empty(len(rows))
+    moment_rows(rows, v, mean, variance)
+    return mean.reshape(shape), np.sqrt(variance + epsilon**2).reshape(shape)
+
+
+@njit(cache=True, nogil=True)
+def moment_rows(probability, value, mean, variance):
+    """Kernel of moments: probability (n_rows, n), value (n,); mean and variance (n_rows,) are written.
+
+    The variance about the mean: the paper's s - m^2 would lose that of large values that hardly differ.
+    """
+    n_rows, n = probability.shape
+    for i in range(n_rows):
+        m = 0.0
+        for j in range(n):
+            m += probability[i, j] * value[j]
+        square = 0.0
+        for j in range(n):
+            square += probability[i, j] * (value[j] - m) ** 2
+        mean[i], variance[i] = m, square
 
 
 class Worst(NamedTuple):
@@ -106,7 +125,7 @@ def kl_worst(probability: np.ndarray, value: np.ndarray, radius: float) -> Worst
     if not radius >= 0.0:
         raise ValueError(f"radius must be a KL divergence, 0 or more, got {radius!r}")
     shape = np.broadcast_shapes(np.shape(probability), np.shape(value))
-    p, v = (np.ascontiguousarray(np.broadcast_to(x, shape), dtype=float) for x in (probability, value))
+    p, v = (np.array(np.broadcast_to(x, shape), dtype=float, order="C") for x in (probability, value))
     if not ((p >= 0.0).all() and (np.abs(p.sum(axis=-1) - 1.0) < 1e-9).all()):
         raise ValueError("probability must hold laws along its last axis: not negative, adding up to 1")
     rows = (math.prod(shape[:-1]), shape[-1])
@@ -191,13 +210,14 @@ def fixed_point(operator: Operator, q: np.ndarray, residual: float = RESIDUAL) -
 
     Raises ValueError where 100,000 rounds do not get there: the operator does not contract.
     """
-    for _ in range(MOST_ITERATIONS):
-        after = operator(q)
-        if np.abs(after - q).max() <= within(q, residual):
-            return after
-        q = after
-        if not np.isfinite(q).all():
-            break
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(MOST_ITERATIONS):
+            after = operator(q)
+            if np.abs(after - q).max() <= within(q, residual):
+                return after
+            q = after
+            if not np.isfinite(q).all():
+                break
     raise ValueError("the operator has no fixed point that its iteration reaches: take a smaller radius or gamma")
 
 

@@ -28,7 +28,7 @@ from controllers.kl_robust import (
 )
 from controllers.papers import Row, write_csv
 from twin.stats import Estimate, estimate
-from twin.worlds.demand import KINDS, Deployed, Kind, at_divergence, differing, tilted
+from twin.worlds.demand import KINDS, Deployed, Kind, at_divergence, differing, divergence, tilted
 from twin.worlds.finite import Finite, Inventory, Reservation, Settings, Tables, inventory, reservation
 
 RADII = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
@@ -110,13 +110,12 @@ def worst_mean_plain(probability: np.ndarray, value: np.ndarray, radius: float) 
     """The least mean within the ball by bisection of the tilt, in plain NumPy: what the kernel is held against."""
     on = probability > 0.0
     p, v = probability[on], value[on] - value[on].min()
-    low, high = 0.0, 1e6 / max(float(v.max()), 1e-300)
-    for _ in range(400):
-        theta = (low + high) / 2.0
-        q = tilted(p, -theta * v)
-        divergence = float(np.sum(q[q > 0.0] * np.log(q[q > 0.0] / p[q > 0.0])))
-        low, high = (theta, high) if divergence < radius else (low, theta)
-    return float(tilted(p, -low * v) @ v + value[on].min())
+    low, high = -12.0, 20.0  # decimal logarithm of theta times the largest value
+    for _ in range(100):
+        middle = (low + high) / 2.0
+        law = tilted(p, -(10.0**middle) * v / max(float(v.max()), 1e-300))
+        low, high = (middle, high) if divergence(law, p) < radius else (low, middle)
+    return float(law @ v + value[on].min())
 
 
 def dual_error(n_draws: int = 200, seed: int = 0) -> float:
@@ -419,11 +418,11 @@ def price_rows(cases: list[Case]) -> list[Row]:
     ]
 
 
-def flown_gain(kind: Kind, radius: float, believed: float, slots: int = 5_000, seeds: int = 10) -> Estimate:
+def flown_gain(
+    kind: Kind, radius: float, believed: float, *, name: str = CLAIMED, slots: int = 5_000, seeds: int = 10
+) -> Estimate:
     """Gain of the robust policy, % of the nominal one's cost per slot, in the world itself: 95 % over seeds."""
-    settings = Settings(
-        reservation=FORMULATIONS[CLAIMED], deployed=Deployed(kind=kind, radius=radius), gamma=CYCLE_GAMMA
-    )
+    settings = Settings(reservation=FORMULATIONS[name], deployed=Deployed(kind=kind, radius=radius), gamma=CYCLE_GAMMA)
     world = Finite(settings, slots=slots, slot_s=1.0)
     policies = [greedy(solve(*laws(world.told), CYCLE_GAMMA, r)) for r in (0.0, believed)]
     gains = []
