@@ -1,4 +1,4 @@
-"""Robust values learned from one sample at a time: mean-variance stochastic approximation, its limit law, its controller.
+"""Robust values learned from single samples: mean-variance stochastic approximation, its limit law, its controller.
 
 Reads as arXiv 2605.08417, sections 4 and 5. A mean is estimated without bias from one sample, a standard deviation is
 not. So mean and mean square of the value that comes next are tracked by a fast recursion, and the values move slowly
@@ -203,7 +203,7 @@ class Runs:
         gamma: float,
         radius: float,
         *,
-        steps: Steps = Steps(),  # noqa: B008
+        steps: Steps = Steps(),
         epsilon: float = EPSILON,
         n_runs: int = 1,
         seed: int = 0,
