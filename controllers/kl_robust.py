@@ -23,6 +23,7 @@ Operator = Callable[[np.ndarray], np.ndarray]
 
 RESIDUAL = 1e-10  # sup norm of T(Q) - Q where fixed_point stops; the fixed point is within 1 / (1 - gamma) of that
 MOST_ITERATIONS = 100_000
+MOST_ROUNDS = 1_000  # of policy iteration, the agent's or nature's
 MOST_SEARCH = 200  # steps of the search for theta; Newton takes about six
 
 
@@ -64,12 +65,29 @@ def approximate_operator(
 
 def moments(probability: np.ndarray, value: np.ndarray, epsilon: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation, sqrt(variance + epsilon^2), of value (n,) under each law (..., n)."""
-    mean = probability @ value
-    # about the middle of the values: m and s of the paper would lose the variance of large values that hardly differ
-    middle = (value.max() + value.min()) / 2.0
-    off = probability @ (value - middle)
-    variance = probability @ (value - middle) ** 2 - off**2
-    return mean, np.sqrt(np.maximum(variance, 0.0) + epsilon**2)
+    shape = np.shape(probability)[:-1]
+    p, v = (np.require(x, float, ["C", "W"]) for x in (probability, value))  # one signature: told tables are read-only
+    rows = p.reshape(-1, len(v))
+    mean, variance = np.empty(len(rows)), np.empty(len(rows))
+    moment_rows(rows, v, mean, variance)
+    return mean.reshape(shape), np.sqrt(variance + epsilon**2).reshape(shape)
+
+
+@njit(cache=True, nogil=True)
+def moment_rows(probability, value, mean, variance):
+    """Kernel of moments: probability (n_rows, n), value (n,); mean and variance (n_rows,) are written.
+
+    The variance about the mean: the paper's s - m^2 would lose that of large values that hardly differ.
+    """
+    n_rows, n = probability.shape
+    for i in range(n_rows):
+        m = 0.0
+        for j in range(n):
+            m += probability[i, j] * value[j]
+        square = 0.0
+        for j in range(n):
+            square += probability[i, j] * (value[j] - m) ** 2
+        mean[i], variance[i] = m, square
 
 
 class Worst(NamedTuple):
@@ -107,7 +125,7 @@ def kl_worst(probability: np.ndarray, value: np.ndarray, radius: float) -> Worst
     if not radius >= 0.0:
         raise ValueError(f"radius must be a KL divergence, 0 or more, got {radius!r}")
     shape = np.broadcast_shapes(np.shape(probability), np.shape(value))
-    p, v = (np.ascontiguousarray(np.broadcast_to(x, shape), dtype=float) for x in (probability, value))
+    p, v = (np.array(np.broadcast_to(x, shape), dtype=float, order="C") for x in (probability, value))
     if not ((p >= 0.0).all() and (np.abs(p.sum(axis=-1) - 1.0) < 1e-9).all()):
         raise ValueError("probability must hold laws along its last axis: not negative, adding up to 1")
     rows = (math.prod(shape[:-1]), shape[-1])
@@ -187,18 +205,25 @@ def worst_rows(probability, value, radius, theta, mean, law):
 def fixed_point(operator: Operator, q: np.ndarray, residual: float = RESIDUAL) -> np.ndarray:
     """Q with |operator(Q) - Q| at most `residual` everywhere, by applying the operator again and again.
 
-    q  (nS, nA)  where to begin
+    q         (nS, nA)  where to begin
+    residual  ()        of values beyond 1e4 at most 1e-14 of the largest can be had, and is what is taken
 
     Raises ValueError where 100,000 rounds do not get there: the operator does not contract.
     """
-    for _ in range(MOST_ITERATIONS):
-        after = operator(q)
-        if np.abs(after - q).max() <= residual:
-            return after
-        q = after
-        if not np.isfinite(q).all():
-            break
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(MOST_ITERATIONS):
+            after = operator(q)
+            if np.abs(after - q).max() <= within(q, residual):
+                return after
+            q = after
+            if not np.isfinite(q).all():
+                break
     raise ValueError("the operator has no fixed point that its iteration reaches: take a smaller radius or gamma")
+
+
+def within(q: np.ndarray, tolerance: float) -> float:
+    """The tolerance, or what rounding leaves of values as large as these."""
+    return max(tolerance, 1e-14 * float(np.abs(q).max()))
 
 
 def solve(
@@ -208,14 +233,45 @@ def solve(
 
     epsilon  ()  None: exact; a number: approximate_operator with it
 
-    Returns Q (nS, nA), residual at most 1e-10.
+    Returns Q (nS, nA), residual at most 1e-10. Raises ValueError where the approximate operator does not contract.
     """
-    zero = np.zeros_like(reward, dtype=float)
     if epsilon is not None:
-        return fixed_point(lambda q: approximate_operator(q, transition, reward, gamma, radius, epsilon), zero)
-    if radius == 0.0:
-        return fixed_point(lambda q: nominal_operator(q, transition, reward, gamma), zero)
-    return fixed_point(lambda q: robust_operator(q, transition, reward, gamma, radius), zero)
+        nothing = np.zeros_like(reward, dtype=float)
+        return fixed_point(lambda q: approximate_operator(q, transition, reward, gamma, radius, epsilon), nothing)
+    every, policy = np.arange(len(reward)), greedy(reward)
+    for _ in range(MOST_ROUNDS):  # policy iteration takes a handful; fixed_point then judges what it left
+        value = robust_policy_value(transition, reward, gamma, policy, radius)
+        q = robust_operator(value[:, None], transition, reward, gamma, radius)
+        better = q.max(axis=1) - q[every, policy] > within(q, RESIDUAL)
+        if not better.any():
+            break
+        policy = np.where(better, greedy(q), policy)
+    return fixed_point(lambda q: robust_operator(q, transition, reward, gamma, radius), q)
+
+
+def robust_policy_value(
+    transition: np.ndarray, reward: np.ndarray, gamma: float, policy: np.ndarray, radius: float
+) -> np.ndarray:
+    """Discounted value (nS,) of a policy, actions (nS,), under the worst laws of the ball, one for each state.
+
+    Nature improves its laws as policy iteration improves actions: the worst ones for the value, the value under those.
+    """
+    chain, earned = policy_tables(transition, reward, policy)
+    value = np.linalg.solve(np.eye(len(chain)) - gamma * chain, earned)
+    for _ in range(MOST_ROUNDS):
+        law = kl_worst(chain, value, radius).law
+        after = np.linalg.solve(np.eye(len(chain)) - gamma * law, earned)
+        if np.abs(after - value).max() <= within(after, 1e-12):
+            break
+        value = after
+    return after
+
+
+def worst_kernel(
+    transition: np.ndarray, reward: np.ndarray, gamma: float, policy: np.ndarray, radius: float
+) -> np.ndarray:
+    """The transitions (nS, nA, nS) within the ball that are worst for a policy, actions (nS,), in the long run."""
+    return kl_worst(transition, robust_policy_value(transition, reward, gamma, policy, radius), radius).law
 
 
 def contraction_factor(gamma: float, radius: float) -> float:

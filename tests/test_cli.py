@@ -31,11 +31,11 @@ from terminal import (
 
 from hil import cli, latency
 from twin import Record, read_tle
-from twin.scenario import CONTROLLERS, shipped
+from twin.scenario import CONTROLLERS, WORLDS, shipped
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
 
-VERBS = ("list", "passes", "link", "run", "control", "report", "replay", "budget", "check", "bench")
+VERBS = ("list", "passes", "link", "run", "control", "report", "replay", "budget", "check", "bench", "reproduce")
 SNAPSHOT = ROOT / "scenarios" / "tle" / "leo-2022-02-22.tle.xz"
 TOY = """
 world = "toys:Toy"
@@ -107,7 +107,7 @@ def test_list_names_what_ships(ntn_twin):
     listed = ntn_twin("list", "--json").json
     assert set(listed["scenarios"]) == set(shipped())
     assert all(listed["scenarios"].values())  # a line that says what it is
-    assert listed["worlds"] == ["ntn_cell"]
+    assert listed["worlds"] == sorted(WORLDS)
     assert listed["controllers"] == sorted(CONTROLLERS)
     text = ntn_twin("list").out
     assert all(name in text for name in (*shipped(), *CONTROLLERS, "external"))
@@ -158,10 +158,11 @@ def test_window_without_a_pass_says_so(ntn_twin):
     assert ntn_twin("passes", "quickstart", "--mask-deg", 89.9, "--json").json["passes"] == []
 
 
-def test_world_without_a_sky_has_no_passes(ntn_twin):
-    said = ntn_twin("passes", "toy.toml")
+@pytest.mark.parametrize(("scenario", "world"), [("toy.toml", "toys:Toy"), ("d2d_cell", "d2d")])
+def test_world_without_a_sky_has_no_passes(ntn_twin, scenario, world):
+    said = ntn_twin("passes", scenario)
     assert (said.code, said.out) == (2, "")
-    assert "toys:Toy has no sky" in said.err
+    assert f"{world} has no sky" in said.err
 
 
 # ---- run and report

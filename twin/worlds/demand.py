@@ -6,7 +6,7 @@ Kullback-Leibler divergence KL(law || nominal) in nats: the ball that a robust o
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from twin.errors import ScenarioError
 TAIL = 1e-9  # probability beyond the largest count of a Poisson law; the largest count takes it
 
 Kind = Literal["nominal", "more", "less", "bursts", "bursts_and_lulls", "wider"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,7 +100,7 @@ def at_divergence(
     high = min(1.0, end)
     while divergence(way(high), nominal) < radius:
         if high >= min(end, 1e6):
-            raise ScenarioError(f"no law of this kind has KL divergence {radius:g} from the nominal demand: take less")
+            raise ScenarioError(f"no such law has KL divergence {radius:g} from the nominal demand; take less")
         high *= 2.0
     low = 0.0
     for _ in range(100):

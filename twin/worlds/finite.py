@@ -21,7 +21,7 @@ from twin.errors import ScenarioError
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.worlds.demand import Deployed, differing, poisson
 
-Cost = Annotated[float, Meta(ge=0, le=1e9)]
+MOST_ENTRIES = 10_000_000  # of the transition table, 80 MB: it goes to the seat with the welcome
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -250,9 +250,13 @@ def told_and_deployed(settings: Settings) -> tuple[Tables, Tables]:
         found = " and ".join(given) or "neither"
         raise ScenarioError(f"a finite world is either of inventory = {{ }} and reservation = {{ }}; there is {found}")
     make: Any = inventory if settings.inventory is not None else reservation
-    told = make(getattr(settings, given[0]), settings.gamma)
-    differs = settings.deployed
-    return told, make(getattr(settings, given[0]), settings.gamma, differing(told.demand, differs.kind, differs.radius))
+    table, differs = getattr(settings, given[0]), settings.deployed
+    told = make(table, settings.gamma)
+    try:
+        demand = differing(told.demand, differs.kind, differs.radius)
+    except ScenarioError as error:
+        raise ScenarioError(f"deployed.radius = {differs.radius:g} with kind {differs.kind!r}: {error}") from None
+    return told, make(table, settings.gamma, demand)
 
 
 def _law(demand: Any) -> np.ndarray:
@@ -264,6 +268,11 @@ def _law(demand: Any) -> np.ndarray:
 
 def _tables(reward, gamma, level, start, law, next_state) -> Tables:
     n_states, n_actions = reward.shape
+    if n_states * n_actions * n_states > MOST_ENTRIES:
+        raise ScenarioError(
+            f"{n_states} states and {n_actions} actions make {n_states * n_actions * n_states:.1e} transitions, more "
+            f"than {MOST_ENTRIES:.0e}: take a smaller store or buffer, or fewer actions"
+        )
     next_state = np.ascontiguousarray(np.broadcast_to(next_state, (n_states, n_actions, law.size)), dtype=np.int64)
     transition = np.zeros((n_states, n_actions, n_states))
     state, action, _ = np.indices(next_state.shape)
