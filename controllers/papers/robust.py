@@ -15,7 +15,8 @@ import numpy as np
 
 from controllers.kl_robust import approximate_operator, solve, value_bound
 from controllers.mvsa import EPSILON, LimitLaw, Runs, Steps, interval, limit_law
-from controllers.papers import Row, robust_exact, write_csv
+from controllers.papers import Row, write_csv
+from controllers.papers.robust_exact import rows as exact_rows
 from twin.parallel import default_threads
 from twin.stats import estimate
 from twin.worlds.finite import Tables, inventory
@@ -42,7 +43,7 @@ PLUG_INS = 200  # runs whose own intervals are judged
 
 def reproduce(quick: bool, out: Path, say: Callable[[str], None]) -> list[Row]:
     """All rows of the paper: M1 to M10, speed, and with quick False the limit law after 1e6 steps."""
-    rows = robust_exact.rows(quick, out, say)
+    rows = exact_rows(quick, out, say)
     tables = inventory(gamma=GAMMA)
     rows += law_rows(tables) + invariant_rows(tables)
     few = experiment(tables, *QUICK, say=say)
@@ -548,11 +549,13 @@ def draw(found: Experiment, out: Path) -> None:
     ):
         x, y = np.linalg.cholesky(covariance) @ circle + centre[:, None]
         right.plot(x, y, style, label=label)
-    right.set(xlabel=names[0], ylabel=names[1])
+    error = r"$a_n^{-1/2} (Q_n - \hat Q)$"
+    right.set(xlabel=f"{error}, {names[0]}", ylabel=f"{error}, {names[1]}")
+    right.margins(0.1)
     share = inside(found, found.law.covariance)[0].mean()
-    right.set_title(f"$a_n^{{-1/2}} (Q_n - \\hat Q)$, n = {found.runs.n:,}; {share:.1%} inside the limit law's")
+    right.set_title(f"n = {found.runs.n:,}: {100 * share:.1f} % of the runs inside")
     right.legend()
-    figure.savefig(out / "f2_convergence.png", dpi=90)
+    figure.savefig(out / "f2_convergence.png", dpi=80)
 
 
 def _within(name, value, interval, goal, source) -> Row:
