@@ -1,4 +1,4 @@
-"""Robust values learned from one sample at a time: mean-variance stochastic approximation, its limit law, its controller.
+"""Robust values learned from single samples: mean-variance stochastic approximation, its limit law, its controller.
 
 Reads as arXiv 2605.08417, sections 4 and 5. A mean is estimated without bias from one sample, a standard deviation is
 not. So mean and mean square of the value that comes next are tracked by a fast recursion, and the values move slowly
@@ -203,7 +203,7 @@ class Runs:
         gamma: float,
         radius: float,
         *,
-        steps: Steps = Steps(),  # noqa: B008
+        steps: Steps = Steps(),
         epsilon: float = EPSILON,
         n_runs: int = 1,
         seed: int = 0,
@@ -225,11 +225,13 @@ class Runs:
     def advance(self, n: int, threads: int | None = None) -> None:
         """Make steps until there are n, in several threads."""
 
+        next_state, threshold = self._sampler
+
         def work(first: int, last: int) -> None:
             advance(
-                self.iterates[first:last], self.generators[first:last], self.reward, *self._sampler, self.shape[1],
-                float(self.gamma), self.kappa, float(self.epsilon), float(self.steps.a0), float(self.steps.n0),
-                float(self.steps.b0), float(self.steps.b), self.n + 1, n + 1,
+                self.iterates[first:last], self.generators[first:last], self.reward, next_state, threshold,
+                self.shape[1], float(self.gamma), self.kappa, float(self.epsilon), float(self.steps.a0),
+                float(self.steps.n0), float(self.steps.b0), float(self.steps.b), self.n + 1, n + 1,
             )  # fmt: skip
 
         spread(work, len(self.iterates), threads, step=1)
@@ -258,7 +260,8 @@ class Runs:
         """
         next_state, threshold = self._sampler
         counts = np.zeros(next_state.shape, np.int64)
-        count(*_generator(self.seed, run), threshold, self.n, counts)
+        one, two = _generator(self.seed, run)
+        count(one, two, threshold, self.n, counts)
         laws = np.zeros((self.reward.size, self.shape[0]))
         np.add.at(laws, (np.arange(self.reward.size)[:, None], next_state), counts / max(self.n, 1))
         return laws.reshape(self.transition.shape)
@@ -319,9 +322,8 @@ def limit_law(
     sigma = np.sqrt(variance + epsilon**2)[..., None]
 
     pull = gamma * transition * (1.0 - kappa * off / sigma)  # of v(s') on the operator, (5.4)
-    jacobian = np.zeros((q.size, n_states, n_actions))
-    jacobian[:, np.arange(n_states), best] = pull.reshape(q.size, n_states)
-    jacobian = jacobian.reshape(q.size, q.size)
+    jacobian = np.zeros((q.size, q.size))
+    jacobian[:, n_actions * np.arange(n_states) + best] = pull.reshape(q.size, n_states)
     influence = gamma * (off - kappa * (off**2 - variance[..., None]) / (2.0 * sigma))
     noise = (transition * influence**2).sum(axis=-1).ravel()
 
