@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import hil
 from twin import build, check_world, load
 from twin.check import check_scenario
 from twin.errors import ScenarioError
@@ -223,6 +224,17 @@ def test_a_store_sells_what_it_has():
         measured = world.step().measures  # three are ordered: the mean demand is 2.05
         assert measured["action"] == 3
         assert measured["sold_units"] == min(measured["demand_units"], max(min(measured["level"] + 3, 8), 0))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_child_left")
+@pytest.mark.parametrize("name", ["inventory", "reservation"])
+def test_run_over_sockets_is_the_run_in_this_process_and_it_flies_in_real_time(tmp_path, name):
+    scenario = load(name, {"slots": 100, "slot_s": 0.05, "agent.agent.controller": "random"})
+    here = hil.run(scenario, "lockstep", tmp_path / "here")
+    there = hil.run(scenario, "lockstep", tmp_path / "there", processes=True)
+    assert here.meta["trajectory_hash"] == there.meta["trajectory_hash"]
+    assert hil.report(hil.run(scenario, "realtime", tmp_path / "real"))["agent"].cycles == 100
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def poisson(mean_units: float) -> np.ndarray:
     """The Poisson law as an array: (n_counts,) probabilities of 0, 1, ... up to where less than 1e-9 lies beyond."""
-    probability, left = [], 1.0
+    probability: list[float] = []
+    left = 1.0
     while left > TAIL or len(probability) <= mean_units:
         k = len(probability)
         log = -mean_units + (k * math.log(mean_units) if k else 0.0) - math.lgamma(k + 1)

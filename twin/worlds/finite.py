@@ -75,13 +75,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Tables:
     """A finite decision process driven by one random count a slot, the demand.
 
-    transition  (nS, nA, nS)  probability of the next state
-    reward      (nS, nA)      expected over the demand
-    gamma       ()            discount
-    level       (nS,)         int64; what a state stands for: units in store (negative: back orders), units waiting
-    start       ()            the state a run begins in
-    demand      (nD,)         probability of 0, 1, ... units
-    next_state  (nS, nA, nD)  int64; where a demand leads
+    transition  (nS, nA, nS)        probability of the next state
+    reward      (nS, nA)            expected over the demand
+    gamma       ()                  discount
+    level       (nS,)               int64; what a state stands for: units in store (negative: on back order) or waiting
+    start       ()                  the state a run begins in
+    demand      (n_counts,)         probability of 0, 1, ... units
+    next_state  (nS, nA, n_counts)  int64; where a demand leads
     """
 
     transition: np.ndarray
