@@ -29,10 +29,12 @@ WORLDS = {
     "ntn_cell": "twin.worlds.ntn_cell:NtnCell",
     "access": "twin.worlds.access:Access",
     "d2d": "twin.worlds.d2d:D2d",
+    "finite": "twin.worlds.finite:Finite",
 }
 CONTROLLERS = {  # strings, because imports point down: the engine never imports a controller by itself
     "rollout": "controllers.rollout:Rollout",
     "trpo": "controllers.trpo:Trpo",
+    "mvsa": "controllers.mvsa:Mvsa",
     "hold": "controllers.baselines:Hold",
     "random": "controllers.baselines:Random",
     "greedy": "controllers.baselines:Greedy",

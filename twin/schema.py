@@ -62,6 +62,11 @@ NOTES = {
         "with them the base station is the satellite that serves, `link.n_groups` must be `cell.n_channels`, and "
         "powers are those of `cell`. The page of the paper is [papers/d2d.md](papers/d2d.md)."
     ),
+    "finite": (
+        "One seat, `agent`, in every slot. Either `inventory` or `reservation`. The seat is told the tables of the "
+        "nominal demand; `deployed` says how what comes differs. The page of the paper is "
+        "[papers/robust.md](papers/robust.md)."
+    ),
 }
 
 
@@ -198,11 +203,15 @@ def options_of(source: str, class_name: str) -> tuple[str, list[Row]]:
     made = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
     init = next(node for node in made.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     headline, _, rest = (ast.get_docstring(made) or "").partition("\n")
-    meanings, ranges = _definitions(rest), _checked_ranges(init, _constants(tree))
+    constants = _constants(tree)
+    meanings, ranges = _definitions(rest), _checked_ranges(init, constants)
     rows = []
     for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults):
-        kind = ast.unparse(argument.annotation) if argument.annotation else ""
-        value = "required" if default is None else _value(ast.literal_eval(default))
+        kind = ast.unparse(argument.annotation).removesuffix(" | None") if argument.annotation else ""
+        if isinstance(default, ast.Name):
+            value = _value(constants[default.id])
+        else:
+            value = "required" if default is None else _value(ast.literal_eval(default))
         limits = ranges.get(argument.arg, "")
         rows.append(
             Row(argument.arg, TYPES.get(kind, kind), _unit(argument.arg), limits, value, meanings.get(argument.arg, ""))
@@ -296,8 +305,9 @@ def _type(kind: types.Type) -> str:
         types.StrType: TYPES["str"],
         types.BoolType: TYPES["bool"],
         types.DateTimeType: "date and time",
-        types.VarTupleType: "whole numbers",
     }
+    if isinstance(kind, types.VarTupleType):
+        return f"{_type(kind.item_type)}s"
     return names.get(type(kind), "table")
 
 
