@@ -1,0 +1,326 @@
+"""The random-access world solved exactly on small graphs: what a local policy earns, its gradient, the best there is.
+
+The state between two slots is the queues of all users. Seen after a slot and before the arrivals it is smaller: the
+packets with one step left less, and arrivals come to each user on his own. So the chain is solved over 2^((d - 1) n)
+states "after" (16 for 2 x 2 users and deadline 2), and the 2^(d n) queues only stand between two of them. Joint actions
+are enumerated: a collision couples all users of an access point, whatever their number.
+
+Slot, queues, actions and arrays are those of twin.worlds.access; a policy is a table (n, 2^d, K + 1) of probabilities:
+user, his queue, silent or the k-th access point. Checked by tests/papers/test_access_chain.py.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from scipy.optimize import minimize
+
+MOST_CELLS = 2**25  # of the matrix from queues to queues after the slot: 256 MB
+MOST_JOINT = 2**33  # joint states times joint actions: minutes
+
+
+@dataclass(frozen=True, eq=False)
+class Access:
+    """An access network that does not change.
+
+    access_point  (n, K)  number of the user's k-th access point, -1: none
+    success       (n, K)  probability that a lone sender gets through
+    arrival       (n,)    probability of a packet per slot
+    deadline      ()      slots that a packet lives, d
+    """
+
+    access_point: np.ndarray
+    success: np.ndarray
+    arrival: np.ndarray
+    deadline: int = 2
+
+    def __post_init__(self) -> None:
+        if self.access_point.shape != self.success.shape or self.arrival.shape != self.access_point.shape[:1]:
+            raise ValueError(
+                f"access: access_point {self.access_point.shape}, success {self.success.shape} and arrival "
+                f"{self.arrival.shape} do not fit: expected (n, K), (n, K), (n,)"
+            )
+        n, queues = len(self.arrival), 2**self.deadline
+        cells = (queues * queues // 2) ** n
+        joint = queues**n * np.prod(1.0 + (self.access_point >= 0).sum(1))
+        if cells > MOST_CELLS or joint > MOST_JOINT:
+            raise ValueError(
+                f"access: {n} users with deadline {self.deadline} have {queues**n} joint queues and {joint:.3g} joint "
+                "queues and actions, more than can be enumerated; solve a part of the graph"
+            )
+
+    @property
+    def policy_shape(self) -> tuple[int, int, int]:
+        return len(self.arrival), 2**self.deadline, self.access_point.shape[1] + 1
+
+
+def uniform(access: Access) -> np.ndarray:
+    """The policy that takes silence and each access point alike."""
+    there = np.concatenate([np.ones((len(access.arrival), 1)), access.access_point >= 0], 1)
+    return np.repeat((there / there.sum(1, keepdims=True))[:, None], 2**access.deadline, 1)
+
+
+def aloha(access: Access, send: float) -> np.ndarray:
+    """Localised ALOHA: with probability `send` to the k-th access point by its success over the users that share it."""
+    there = access.access_point >= 0
+    users = np.bincount(access.access_point[there])
+    weight = np.where(there, access.success / users[access.access_point], 0.0)
+    total = weight.sum(1, keepdims=True)
+    share = np.where(total > 0.0, send * weight / np.where(total > 0.0, total, 1.0), 0.0)
+    table = np.concatenate([1.0 - share.sum(1, keepdims=True), share], 1)
+    return np.repeat(table[:, None], 2**access.deadline, 1)
+
+
+def softmax(access: Access, logits: np.ndarray) -> np.ndarray:
+    """The policy of tables theta (n, 2^d, K + 1), access points that are not there left out."""
+    there = np.concatenate([np.ones((len(access.arrival), 1), bool), access.access_point >= 0], 1)[:, None]
+    weights = np.where(there, np.exp(logits - np.where(there, logits, -np.inf).max(-1, keepdims=True)), 0.0)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+# ---- kernels: joint queues and "after" states are numbers, user 0 the leading digit
+
+
+@njit(cache=True, nogil=True)
+def contend(access_point, success, queue, send, heard, chance):
+    """Each user's probability of getting through, written into chance (n,); heard (n_access_points,) is room."""
+    n = queue.size
+    heard[:] = 0
+    for i in range(n):
+        if send[i] > 0 and queue[i] > 0 and access_point[i, send[i] - 1] >= 0:
+            heard[access_point[i, send[i] - 1]] += 1
+    for i in range(n):
+        chance[i] = 0.0
+        if send[i] > 0 and queue[i] > 0:
+            point = access_point[i, send[i] - 1]
+            if point >= 0 and heard[point] == 1:
+                chance[i] = success[i, send[i] - 1]
+
+
+@njit(cache=True, nogil=True)
+def spread_after(queue, chance, base, code, weight):
+    """The "after" states that can follow, written into code and weight (2^n,); returns how many.
+
+    A user who gets through loses the earliest packet, then all deadlines move on. base: "after" states of one user.
+    """
+    code[0], weight[0], count = 0, 1.0, 1
+    for i in range(queue.size):
+        lost, sent = queue[i] >> 1, (queue[i] & (queue[i] - 1)) >> 1
+        branches = chance[i] > 0.0 and lost != sent
+        for c in range(count):
+            if branches:
+                code[count + c] = code[c] * base + sent
+                weight[count + c] = weight[c] * chance[i]
+                weight[c] *= 1.0 - chance[i]
+            code[c] = code[c] * base + lost
+        if branches:
+            count *= 2
+    return count
+
+
+@njit(cache=True, nogil=True)
+def begin(state, n_queues, policy, queue, send):
+    """Unpack a joint queue, and the first joint action that its policy can take; an empty queue is silent for sure."""
+    for i in range(queue.size - 1, -1, -1):
+        queue[i] = state % n_queues
+        state //= n_queues
+        send[i] = 0
+        if queue[i] > 0:
+            while policy[i, queue[i], send[i]] <= 0.0:
+                send[i] += 1
+
+
+@njit(cache=True, nogil=True)
+def move_on(policy, queue, send):
+    """The next joint action of positive probability; False when there is none."""
+    for i in range(queue.size - 1, -1, -1):
+        if queue[i] > 0:
+            for k in range(send[i] + 1, policy.shape[2]):
+                if policy[i, queue[i], k] > 0.0:
+                    send[i] = k
+                    return True
+            send[i] = 0
+            while policy[i, queue[i], send[i]] <= 0.0:
+                send[i] += 1
+    return False
+
+
+@njit(cache=True, nogil=True)
+def probability(policy, queue, send):
+    """Of a joint action at a joint queue."""
+    product = 1.0
+    for i in range(queue.size):
+        if queue[i] > 0:
+            product *= policy[i, queue[i], send[i]]
+    return product
+
+
+@njit(cache=True, nogil=True)
+def fill(access_point, success, policy, n_points, reward, after):
+    """Expected deliveries reward (n_states, n) and law of what follows after (n_states, n_after), both zeros before."""
+    n, n_queues = policy.shape[0], policy.shape[1]
+    queue, send = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    heard, chance = np.zeros(n_points, np.int64), np.zeros(n)
+    code, weight = np.zeros(2**n, np.int64), np.zeros(2**n)
+    for state in range(reward.shape[0]):
+        begin(state, n_queues, policy, queue, send)
+        going = True
+        while going:
+            likely = probability(policy, queue, send)
+            contend(access_point, success, queue, send, heard, chance)
+            for i in range(n):
+                reward[state, i] += likely * chance[i]
+            for c in range(spread_after(queue, chance, n_queues // 2, code, weight)):
+                after[state, code[c]] += likely * weight[c]
+            going = move_on(policy, queue, send)
+
+
+@njit(cache=True, nogil=True)
+def weigh(access_point, success, policy, n_points, law, ahead, total):
+    """Sums of law x probability x Q_j over joint queues and actions, by a user's own: total (n, n_queues, K + 1, n).
+
+    law (n_states,), ahead (n_after, n): value of what follows, of each user's reward; total[i, queue, send, j].
+    """
+    n, n_queues = policy.shape[0], policy.shape[1]
+    queue, send = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    heard, chance, value = np.zeros(n_points, np.int64), np.zeros(n), np.zeros(n)
+    code, weight = np.zeros(2**n, np.int64), np.zeros(2**n)
+    for state in range(law.size):
+        if law[state] <= 0.0:
+            continue
+        begin(state, n_queues, policy, queue, send)
+        going = True
+        while going:
+            likely = law[state] * probability(policy, queue, send)
+            contend(access_point, success, queue, send, heard, chance)
+            for j in range(n):
+                value[j] = chance[j]
+            for c in range(spread_after(queue, chance, n_queues // 2, code, weight)):
+                for j in range(n):
+                    value[j] += weight[c] * ahead[code[c], j]
+            for i in range(n):
+                if queue[i] > 0:
+                    for j in range(n):
+                        total[i, queue[i], send[i], j] += likely * value[j]
+            going = move_on(policy, queue, send)
+
+
+# ---- the chain
+
+
+@dataclass(frozen=True, eq=False)
+class Earned:
+    """What a policy earns in the long run.
+
+    average_reward  (n,)          J_i: deliveries per slot of each user; their mean is the world's reward
+    law             (2^(d n),)    stationary law of the joint queues when users act
+    ahead           (n_after, n)  value of each user's reward from an "after" state on, up to a constant
+    """
+
+    average_reward: np.ndarray
+    law: np.ndarray
+    ahead: np.ndarray
+
+
+def earned(access: Access, policy: np.ndarray) -> Earned:
+    """Exact average rewards of a policy table.
+
+    Raises ValueError for a table that is no policy, and where the chain has no single stationary law.
+    """
+    if policy.shape != access.policy_shape or not (policy >= 0.0).all() or not np.allclose(policy.sum(-1), 1.0):
+        raise ValueError(f"access: expected a policy of probabilities, shape {access.policy_shape}, got {policy.shape}")
+    n, n_queues, _ = access.policy_shape
+    reward, after = np.zeros((n_queues**n, n)), np.zeros((n_queues**n, (n_queues // 2) ** n))
+    fill(access.access_point, access.success, policy, _points(access), reward, after)
+    gain, chain = _arrive(access, reward), _arrive(access, after)
+    regular = np.eye(len(chain)) - chain
+    regular[:, 0] += 1.0  # its solution's first entry is the average reward: networked.solve says why
+    try:
+        ahead = np.linalg.solve(regular, gain)
+        law = np.linalg.solve(regular.T, np.eye(len(chain))[0])
+    except np.linalg.LinAlgError:
+        raise ValueError("access: under this policy the queues have more than one stationary law") from None
+    return Earned(law @ gain, _arrived(access, law), ahead)
+
+
+def gradient_terms(access: Access, policy: np.ndarray, found: Earned) -> np.ndarray:
+    """E[Q_j grad log zeta_i] with respect to softmax tables: (n, 2^d, K + 1, n) over i, queue, action, j.
+
+    The mean over all j is the gradient of the mean reward; over the j within kappa hops of i, of (7) in the paper.
+    """
+    total = np.zeros((*access.policy_shape, len(access.arrival)))
+    weigh(access.access_point, access.success, policy, _points(access), found.law, found.ahead, total)
+    return total - policy[..., None] * total.sum(2, keepdims=True)
+
+
+def _points(access: Access) -> int:
+    return int(access.access_point.max(initial=-1)) + 1
+
+
+def _arrive(access: Access, table: np.ndarray) -> np.ndarray:
+    """Mean over the arrivals of a function of the joint queue, as one of the "after" state: an arrival is the top bit."""
+    n, after = len(access.arrival), 2 ** (access.deadline - 1)
+    for i, p in enumerate(access.arrival):  # what stands left of user i has had its arrivals
+        split = table.reshape(after**i, 2, after, -1)
+        table = (1.0 - p) * split[:, 0] + p * split[:, 1]
+    return table.reshape(after**n, -1)
+
+
+def _arrived(access: Access, law: np.ndarray) -> np.ndarray:
+    """Law of the joint queues when that of the "after" states is given."""
+    after = 2 ** (access.deadline - 1)
+    for i, p in enumerate(access.arrival):
+        split = law.reshape((2 * after) ** i, 1, after, -1)
+        law = np.concatenate([(1.0 - p) * split, p * split], 1)
+    return law.ravel()
+
+
+# ---- the best local policy, and where learners that see less end
+
+
+def within(access: Access, kappa: int) -> np.ndarray:
+    """(n, n) bool: at most kappa hops apart, users who share an access point being one apart."""
+    there = access.access_point >= 0
+    uses = np.zeros((len(there), _points(access) + 1), bool)
+    uses[np.arange(len(there))[:, None], access.access_point] = there
+    joined = (uses.astype(int) @ uses.T > 0) | np.eye(len(there), dtype=bool)
+    return np.linalg.matrix_power(joined.astype(float), kappa) > 0.0
+
+
+def best_local(
+    access: Access, starts: int, rng: np.random.Generator, kappa: int | None = None, steps: int = 2000
+) -> tuple[float, np.ndarray]:
+    """The best policy found among those where a user looks at its own queue alone: (mean reward, policy).
+
+    Climbs the exact gradient by L-BFGS from the uniform policy and from random ones; the problem has local optima, so
+    what is found is a lower bound of the best. For a kappa: where ascent along (7), which is the gradient of nothing,
+    comes to within `steps` steps from the uniform policy; the end of what a critic of kappa hops can teach.
+    """
+
+    def climb(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        policy = softmax(access, flat.reshape(access.policy_shape))
+        found = earned(access, policy)
+        return -found.average_reward.mean(), -gradient_terms(access, policy, found).mean(-1).ravel()
+
+    if kappa is not None:
+        return _followed(access, within(access, kappa), steps)
+    ends = []
+    for start in range(starts):
+        logits = rng.normal(0.0, 2.0, access.policy_shape) if start else np.zeros(access.policy_shape)
+        end = minimize(climb, logits.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
+        ends.append((-float(end.fun), softmax(access, end.x.reshape(access.policy_shape))))
+    return max(ends, key=lambda found: found[0])
+
+
+def _followed(access: Access, seen: np.ndarray, steps: int, step: float = 5.0) -> tuple[float, np.ndarray]:
+    logits = np.zeros(access.policy_shape)
+    reward = 0.0
+    for _ in range(steps):
+        policy = softmax(access, logits)
+        found = earned(access, policy)
+        reward = float(found.average_reward.mean())
+        field = (gradient_terms(access, policy, found) * seen[:, None, None, :]).sum(-1)
+        if np.abs(field).max() < 1e-6:
+            break
+        logits += step * field
+    return reward, softmax(access, logits)
