@@ -17,10 +17,12 @@ from scipy.optimize import minimize
 
 MOST_CELLS = 2**25  # of the matrix from queues to queues after the slot: 256 MB
 MOST_JOINT = 2**33  # joint states times joint actions: minutes
+NATURAL_STEP = 3.0  # rewards lie in [0, 1]: an advantage of 0.1 moves a probability by some 30 %
+STILL = 1e-7  # no probability moves by more: ascent has come to rest
 
 
 @dataclass(frozen=True, eq=False)
-class Access:
+class AccessGraph:
     """An access network that does not change.
 
     access_point  (n, K)  number of the user's k-th access point, -1: none
@@ -54,13 +56,13 @@ class Access:
         return len(self.arrival), 2**self.deadline, self.access_point.shape[1] + 1
 
 
-def uniform(access: Access) -> np.ndarray:
+def uniform(access: AccessGraph) -> np.ndarray:
     """The policy that takes silence and each access point alike."""
     there = np.concatenate([np.ones((len(access.arrival), 1)), access.access_point >= 0], 1)
     return np.repeat((there / there.sum(1, keepdims=True))[:, None], 2**access.deadline, 1)
 
 
-def aloha(access: Access, send: float) -> np.ndarray:
+def aloha(access: AccessGraph, send: float) -> np.ndarray:
     """Localised ALOHA: with probability `send` to the k-th access point by its success over the users that share it."""
     there = access.access_point >= 0
     users = np.bincount(access.access_point[there])
@@ -71,7 +73,7 @@ def aloha(access: Access, send: float) -> np.ndarray:
     return np.repeat(table[:, None], 2**access.deadline, 1)
 
 
-def softmax(access: Access, logits: np.ndarray) -> np.ndarray:
+def softmax(access: AccessGraph, logits: np.ndarray) -> np.ndarray:
     """The policy of tables theta (n, 2^d, K + 1), access points that are not there left out."""
     there = np.concatenate([np.ones((len(access.arrival), 1), bool), access.access_point >= 0], 1)[:, None]
     weights = np.where(there, np.exp(logits - np.where(there, logits, -np.inf).max(-1, keepdims=True)), 0.0)
@@ -222,7 +224,7 @@ class Earned:
     ahead: np.ndarray
 
 
-def earned(access: Access, policy: np.ndarray) -> Earned:
+def earned(access: AccessGraph, policy: np.ndarray) -> Earned:
     """Exact average rewards of a policy table.
 
     Raises ValueError for a table that is no policy, and where the chain has no single stationary law.
@@ -243,7 +245,7 @@ def earned(access: Access, policy: np.ndarray) -> Earned:
     return Earned(law @ gain, _arrived(access, law), ahead)
 
 
-def gradient_terms(access: Access, policy: np.ndarray, found: Earned) -> np.ndarray:
+def gradient_terms(access: AccessGraph, policy: np.ndarray, found: Earned) -> np.ndarray:
     """E[Q_j grad log zeta_i] with respect to softmax tables: (n, 2^d, K + 1, n) over i, queue, action, j.
 
     The mean over all j is the gradient of the mean reward; over the j within kappa hops of i, of (7) in the paper.
@@ -253,12 +255,12 @@ def gradient_terms(access: Access, policy: np.ndarray, found: Earned) -> np.ndar
     return total - policy[..., None] * total.sum(2, keepdims=True)
 
 
-def _points(access: Access) -> int:
+def _points(access: AccessGraph) -> int:
     return int(access.access_point.max(initial=-1)) + 1
 
 
-def _arrive(access: Access, table: np.ndarray) -> np.ndarray:
-    """Mean over the arrivals of a function of the joint queue, as one of the "after" state: an arrival is the top bit."""
+def _arrive(access: AccessGraph, table: np.ndarray) -> np.ndarray:
+    """Mean over the arrivals of a function of the joint queues, by the "after" state; an arrival is the top bit."""
     n, after = len(access.arrival), 2 ** (access.deadline - 1)
     for i, p in enumerate(access.arrival):  # what stands left of user i has had its arrivals
         split = table.reshape(after**i, 2, after, -1)
@@ -266,7 +268,7 @@ def _arrive(access: Access, table: np.ndarray) -> np.ndarray:
     return table.reshape(after**n, -1)
 
 
-def _arrived(access: Access, law: np.ndarray) -> np.ndarray:
+def _arrived(access: AccessGraph, law: np.ndarray) -> np.ndarray:
     """Law of the joint queues when that of the "after" states is given."""
     after = 2 ** (access.deadline - 1)
     for i, p in enumerate(access.arrival):
@@ -278,7 +280,7 @@ def _arrived(access: Access, law: np.ndarray) -> np.ndarray:
 # ---- the best local policy, and where learners that see less end
 
 
-def within(access: Access, kappa: int) -> np.ndarray:
+def within(access: AccessGraph, kappa: int) -> np.ndarray:
     """(n, n) bool: at most kappa hops apart, users who share an access point being one apart."""
     there = access.access_point >= 0
     uses = np.zeros((len(there), _points(access) + 1), bool)
@@ -288,7 +290,7 @@ def within(access: Access, kappa: int) -> np.ndarray:
 
 
 def best_local(
-    access: Access, starts: int, rng: np.random.Generator, kappa: int | None = None, steps: int = 2000
+    access: AccessGraph, starts: int, rng: np.random.Generator, kappa: int | None = None, steps: int = 2000
 ) -> tuple[float, np.ndarray]:
     """The best policy found among those where a user looks at its own queue alone: (mean reward, policy).
 
@@ -312,15 +314,25 @@ def best_local(
     return max(ends, key=lambda found: found[0])
 
 
-def _followed(access: Access, seen: np.ndarray, steps: int, step: float = 5.0) -> tuple[float, np.ndarray]:
+def _followed(access: AccessGraph, seen: np.ndarray, steps: int) -> tuple[float, np.ndarray]:
+    """Ascent along (7) in its natural form: each logit moves by its mean advantage, which rests where (7) does."""
     logits = np.zeros(access.policy_shape)
-    reward = 0.0
+    policy = softmax(access, logits)
     for _ in range(steps):
-        policy = softmax(access, logits)
         found = earned(access, policy)
-        reward = float(found.average_reward.mean())
         field = (gradient_terms(access, policy, found) * seen[:, None, None, :]).sum(-1)
-        if np.abs(field).max() < 1e-6:
+        visits = _own_law(access, found.law)[..., None] * policy
+        logits += NATURAL_STEP * np.divide(field, visits, out=np.zeros_like(field), where=visits > 0.0)
+        moved = softmax(access, logits)
+        still = np.abs(moved - policy).max() < STILL
+        policy = moved
+        if still:
             break
-        logits += step * field
-    return reward, softmax(access, logits)
+    return float(earned(access, policy).average_reward.mean()), policy
+
+
+def _own_law(access: AccessGraph, law: np.ndarray) -> np.ndarray:
+    """(n, 2^d): the stationary law of each user's queue."""
+    n = len(access.arrival)
+    joint = law.reshape((2**access.deadline,) * n)
+    return np.array([joint.sum(tuple(j for j in range(n) if j != i)) for i in range(n)])

@@ -210,7 +210,7 @@ class _Chain:
         self.last = [*range(n), *(2 * n + i for i in acting)]
 
     def expect(self, values: np.ndarray) -> np.ndarray:
-        """E[values(next states) | states, actions of the acting]: values (*n_states), returns (*n_states, *n_actions)."""
+        """E[values(next states) | states, actions of the acting]: (*n_states) in, (*n_states, *n_actions) out."""
         tensor = values.transpose([label - self.n for label in self.first])
         for table, own, before, after in self.steps:
             tensor = _einsum(tensor, before, table, own, after)
@@ -417,9 +417,9 @@ def largest_difference(network: Network, table: np.ndarray, agent: int, kappa: i
 
 
 def factor_per_hop(lefts: np.ndarray) -> float:
-    """By how much the left side of (4) falls from one kappa to the next: log-linear fit through the points above rounding.
+    """By how much the left side of (4) falls from one kappa to the next.
 
-    NaN where there are fewer than two.
+    A log-linear fit through the points above rounding; NaN where there are fewer than two.
     """
     kappa = np.flatnonzero(np.asarray(lefts) > ROUNDING)
     if len(kappa) < 2:
