@@ -419,8 +419,11 @@ def check(
         str | None, typer.Option(help="class, process: the seat it is for; default: every seat a class fits")
     ] = None,
     scenario: Annotated[
-        str, typer.Option(help="class, process: the scenario whose seats it is tried on")
-    ] = "quickstart",
+        str | None,
+        typer.Option(
+            help="class, process: the scenario whose seats it is tried on; default: one that names it, or quickstart"
+        ),
+    ] = None,
     command: Annotated[
         str | None, typer.Option(help="process: what starts it, as often as needed; default: you start it")
     ] = None,
@@ -434,13 +437,14 @@ def check(
     The conformance kit: does a scenario with its controllers, a controller, or a process on sockets keep the contract?
     """
     if subject.startswith(("tcp://", "ipc://")):
-        _check_endpoint(subject, agent, scenario, command, wait_s, slow, set_, as_json)
+        _check_endpoint(subject, agent, scenario or "quickstart", command, wait_s, slow, set_, as_json)
         return
     from twin.check import check_controller, check_scenario, check_world
     from twin.scenario import CONTROLLERS, EXTERNAL, agent_seed, build, load, make_controller
 
     is_controller = ":" in subject or subject in CONTROLLERS
-    loaded = load(scenario if is_controller else subject, {"slots": 100, **_overrides(set_)})
+    home, seats = _home(subject)
+    loaded = load((scenario or home) if is_controller else subject, {"slots": 100, **_overrides(set_)})
     world = build(loaded)
     names = tuple(a.name for a in world.agents)
     if agent is not None and agent not in names:
@@ -455,7 +459,7 @@ def check(
         if (
             name == EXTERNAL
             or (agent or seat.name) != seat.name
-            or (is_controller and agent is None and not _fits(subject, seat.name))
+            or (is_controller and agent is None and scenario is None and seat.name not in (seats or names))
         ):
             continue
 
@@ -761,9 +765,16 @@ def _instant(text: str | None) -> datetime | None:
     return at
 
 
-def _fits(controller: str, agent: str) -> bool:
-    """The two learning controllers are made for one seat each; anything else is tried on all."""
-    return {"rollout": "leo", "trpo": "ue"}.get(controller, agent) == agent
+def _home(controller: str) -> tuple[str, set[str]]:
+    """A scenario that ships and names a controller, and on which seats; quickstart, and none, where no one does."""
+    from twin.scenario import shipped
+
+    for name, path in sorted(shipped().items(), key=lambda item: (item[0] != "quickstart", item[0])):
+        seats = tomllib.loads(path.read_text(encoding="utf-8")).get("agent", {})
+        found = {seat for seat, table in seats.items() if table.get("controller") == controller}
+        if found:
+            return name, found
+    return "quickstart", set()
 
 
 def _show(record: Any, as_json: bool) -> None:

@@ -26,6 +26,8 @@ EVERY_S = 0.25
 LOG_EVERY_S = 5.0
 RADIUS = 8  # of the sky, lines from the zenith to the horizon
 NARROW = 80
+TOLD = ("satellite", "elevation_deg", "los")  # measures that have words of their own
+MOST_SHOWN = 6  # other measures
 SWITCH_S = 0.0005  # the interpreter lets the loop in within this, when it wakes while we draw
 
 
@@ -148,17 +150,24 @@ class Picture:
         return next((i for i, s in enumerate(self._satellites) if s.number == number), -1)
 
     def _link(self) -> list[str]:
-        if self._measure("elevation_deg") is None or self._measure("satellite") is None:
+        """Who serves, where somebody does; then rate and demand, or what else this world measures."""
+        if self._now is None:
             return []
-        i = self._serving_index()
-        if i < 0:
-            return ["nobody serves"]
-        sight = "in sight" if self._measure("los") else "blocked"
-        rates = (float(self._measure(name, 0.0)) / 1e6 for name in ("rate_bps", "demand_bps"))
-        return [
-            f"@ {self._satellites[i].name}  {float(self._measure('elevation_deg')):.1f} deg high, {sight}",
-            "{:.0f} Mbit/s, {:.0f} asked".format(*rates),
+        said = []
+        if self._measure("elevation_deg") is not None and self._measure("satellite") is not None:
+            i = self._serving_index()
+            if i < 0:
+                return ["nobody serves"]
+            sight = "in sight" if self._measure("los") else "blocked"
+            said = [f"@ {self._satellites[i].name}  {float(self._measure('elevation_deg')):.1f} deg high, {sight}"]
+        rates = [self._measure(name) for name in ("rate_bps", "demand_bps")]
+        if all(rate is not None for rate in rates):
+            return [*said, "{:.0f} Mbit/s, {:.0f} asked".format(*(float(rate) / 1e6 for rate in rates))]
+        numbers = {name: np.asarray(value) for name, value in self._now[1].measures.items() if name not in TOLD}
+        shown = [
+            f"{name} {value:.4g}" for name, value in numbers.items() if value.ndim == 0 and value.dtype.kind in "fiu"
         ]
+        return said + shown[:MOST_SHOWN]
 
     def _cycles(self) -> list[str]:
         tally = self._now[2] if self._now else {}

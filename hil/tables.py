@@ -7,6 +7,7 @@ from hil.latency import AgentLatency, LatencyReport
 
 QUANTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9", "max": "max"}
 MOST_COLUMNS = 1000  # of characters
+QUIET = ("tx_error_deg", "rx_error_deg")  # measures that only `--json` tells
 
 
 def show(result: LatencyReport) -> None:
@@ -51,6 +52,9 @@ def tables(result: LatencyReport) -> list[tuple[str, Table]]:
     for name, (label, scale, unit) in wanted.items():
         if name in result.measures:
             head.add_row(label, f"{result.measures[name] * scale:.1f}", unit)
+    for name, value in result.measures.items():
+        if name not in (*wanted, *QUIET):  # what only this world measures, as it calls it
+            head.add_row(name, f"{value:.4g}", "")
     agents = result.agents.values()
     overruns = "" if result.twin_overruns is None else f"; {result.twin_overruns} twin overruns"
     cycles = table_of("", *result.agents)
@@ -67,7 +71,7 @@ def tables(result: LatencyReport) -> list[tuple[str, Table]]:
         "stale, duplicate messages": ["-" if a.stale is None else f"{a.stale}, {a.duplicates}" for a in agents],
         "at least m in any k": [_verdict(a) for a in agents],
         "over budget": [_over_budget(a) for a in agents],
-        "reward per cycle": ["-" if a.reward_mean is None else f"{a.reward_mean:.2f}" for a in agents],
+        "reward per cycle": [_reward(a) for a in agents],
         "signals sent, kB": [f"{a.signalling_bytes / 1e3:.1f}" for a in agents],
         "age of information, s: mean, max": [_age(a) for a in agents],
         "updates learned, not ready": [f"{a.weights}, {a.learning_misses}" for a in agents],
@@ -133,6 +137,12 @@ def _verdict(agent: AgentLatency) -> str:
     if agent.at_least is None:
         return "-"
     return f"{agent.at_least[0]} in {agent.at_least[1]} {'held' if agent.at_least_held else 'BROKEN'}"
+
+
+def _reward(agent: AgentLatency) -> str:
+    if agent.reward_mean is None:
+        return "-"
+    return f"{agent.reward_mean:.2f}" if abs(agent.reward_mean) >= 1.0 else f"{agent.reward_mean:.3g}"
 
 
 def _ahead(agent: AgentLatency) -> str:

@@ -35,7 +35,7 @@ from twin.scenario import CONTROLLERS, shipped
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
 
-VERBS = ("list", "passes", "link", "run", "control", "report", "replay", "budget", "check", "bench")
+VERBS = ("list", "passes", "link", "run", "control", "report", "replay", "budget", "check", "bench", "reproduce")
 SNAPSHOT = ROOT / "scenarios" / "tle" / "leo-2022-02-22.tle.xz"
 TOY = """
 world = "toys:Toy"

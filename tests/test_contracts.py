@@ -5,8 +5,21 @@ import pytest
 from twin import build, check_controller, check_world, load
 from twin.scenario import CONTROLLERS, agent_seed, make_controller, shipped
 
-LEARNING = {"rollout": ("leo",), "trpo": ("ue",)}  # made for one seat; the others fit any
-SEATS = [(name, seat) for name in sorted(CONTROLLERS) for seat in LEARNING.get(name, ("leo", "ue"))]
+LEARNING = {"rollout": ("leo",), "trpo": ("ue",)}  # made for one seat of ntn_cell; the others fit both
+HOMES = {  # the scenario that a controller of another world is made for, and its seats
+    "stackelberg": ("d2d_cell", ("cellular", "d2d")),
+    "st_q": ("d2d_cell", ("cellular", "d2d")),
+    "aloha": ("access_grid", ("users",)),
+    "scalable_ac": ("access_grid", ("users",)),
+    "mvsa": ("reservation", ("agent",)),
+}
+SEATS = [
+    (name, seat) for name in sorted(CONTROLLERS) if name not in HOMES for seat in LEARNING.get(name, ("leo", "ue"))
+]
+ELSEWHERE = [
+    *((name, home, seat) for name, (home, seats) in HOMES.items() for seat in seats),
+    *((name, home, seat) for name in ("hold", "random") for home, seats in set(HOMES.values()) for seat in seats),
+]
 
 
 def make(name):
@@ -44,6 +57,16 @@ def test_controller_on_every_seat_it_is_for(name, seat):
     agents = {agent.name: agent for agent in build(load("baseline", {"slots": 20})).agents}
     others = tuple(other for other in agents if other != seat)
     check_controller(make(name), agents[seat], others)
+
+
+@pytest.mark.parametrize(("name", "home", "seat"), sorted(ELSEWHERE))
+def test_controller_of_another_world(name, home, seat):
+    if name in ("st_q", "mvsa"):
+        pytest.importorskip("torch", reason="the learning controllers need the extra `learn`")
+    scenario = load(home, {"slots": 20})
+    agents = {agent.name: agent for agent in build(scenario).agents}
+    others = tuple(other for other in agents if other != seat)
+    check_controller(make(name), agents[seat], others, world=lambda: build(scenario), slots=20)
 
 
 @pytest.mark.parametrize(("name", "seat"), SEATS)

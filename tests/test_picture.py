@@ -83,3 +83,10 @@ def test_world_picture_and_passes_fly_the_satellites_that_the_scenario_selects()
     passing = {found["number"] for found in _passes(scenario, 24.0, 10.0)["passes"]}
     assert passing
     assert passing <= expected
+
+
+def test_other_worlds_say_what_they_measure():
+    picture = Picture(load("baseline"), io.StringIO())
+    measures = {"capacity_bps_hz": np.float64(12.345678), "price": np.ones((2, 3)), "collisions": np.int64(3)}
+    picture.watch(4, Outcome({"users": 0.5}, measures), {"users": {"on_time": 5}})
+    assert picture.line().split("  ")[2:] == ["capacity_bps_hz 12.35", "collisions 3", "users: 5 of 5 on time"]

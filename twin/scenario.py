@@ -25,7 +25,10 @@ from twin.faults import CONTROLLER, KINDS, SKY, Fault, spans
 from twin.types import Agent, Controller, World
 
 SHIPPED = Path(__file__).resolve().parent.parent / "scenarios"
-WORLDS = {"ntn_cell": "twin.worlds.ntn_cell:NtnCell"}
+WORLDS = {
+    "ntn_cell": "twin.worlds.ntn_cell:NtnCell",
+    "access": "twin.worlds.access:Access",
+}
 CONTROLLERS = {  # strings, because imports point down: the engine never imports a controller by itself
     "rollout": "controllers.rollout:Rollout",
     "trpo": "controllers.trpo:Trpo",
@@ -451,14 +454,14 @@ def _convert(kind: type, keys: dict[str, Any], name: str, prefix: str) -> Any:
 
 def _fields_at(kind: Any, path: str) -> list[str]:
     for part in [p for p in path.split(".") if p]:
-        kind = _table_of(next(field.type for field in msgspec.structs.fields(kind) if field.name == part))
+        kind = table_of(next(field.type for field in msgspec.structs.fields(kind) if field.name == part))
     return [field.name for field in msgspec.structs.fields(kind)]
 
 
 def _choices(kind: Any, path: str) -> tuple[str, ...]:
     """What the Literal at a path may be."""
     for part in path.partition("[")[0].split("."):
-        table = _table_of(kind)
+        table = table_of(kind)
         types = {field.name: field.type for field in msgspec.structs.fields(table)} if table else {}
         kind = types.get(part)
     return _literals(kind)
@@ -470,11 +473,11 @@ def _literals(kind: Any) -> tuple[str, ...]:
     return next((found for found in map(_literals, get_args(kind)) if found), ())
 
 
-def _table_of(kind: Any) -> Any:
+def table_of(kind: Any) -> Any:
     """The struct in a field's type, where the table may be left out or something else may stand for it; else None."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind
-    return next((found for found in map(_table_of, get_args(kind)) if found is not None), None)
+    return next((found for found in map(table_of, get_args(kind)) if found is not None), None)
 
 
 def _known(key: str, known: Any) -> str:

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import math
 import operator
+import re
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -22,7 +23,7 @@ import msgspec
 from msgspec import inspect as types
 
 from twin.faults import CONTROLLER, LINK, SKY
-from twin.scenario import CONTROLLERS, OWN, WORLDS, Scenario, Scheduling, Seating, shipped
+from twin.scenario import CONTROLLERS, OWN, WORLDS, Scenario, Scheduling, Seating, shipped, table_of
 
 UNITS = {  # the end of a key's name; the longest counts
     "s": "s",
@@ -47,7 +48,15 @@ UNITS = {  # the end of a key's name; the longest counts
 IN_SLOTS = ("slots", "every", "delay", "learn_delay", "batch")
 TYPES = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+LEARNING = re.compile(r"^(?:from|import) (?:torch|scipy|controllers\.nets)", re.MULTILINE)  # the extra `learn`
 EXAMPLE = "quickstart"
+NOTES = {
+    "ntn_cell": (
+        "Seats: `leo` (order 0, `every` = 10 slots where the scenario gives none) and `ue` (order 1, `every` must "
+        "be 1). `n_groups` must divide `n_rb`. A window more than 3 days from the median epoch of its element sets "
+        "gives a warning. Angles, losses and fading are described in [physics.md](physics.md)."
+    )
+}
 
 
 class Row(NamedTuple):
@@ -99,8 +108,9 @@ def scenario_page() -> str:
     ]
     for name in CONTROLLERS:
         parts += _controller_section(name)
+    shown: dict[type, str] = {}
     for world, place in WORLDS.items():
-        parts += _world_section(world, place.partition(":")[0])
+        parts += _world_section(world, place.partition(":")[0], shown)
     parts += [
         "## On the command line",
         "`--set KEY=VALUE` replaces a key by its dotted name and may be repeated: `--set link.n_paths=6 --set "
@@ -128,25 +138,29 @@ def _fault_sections() -> list[str]:
     return parts
 
 
-def _world_section(world: str, module_name: str) -> list[str]:
-    settings = importlib.import_module(module_name).Settings
-    rows, tables = [], []
-    for field in msgspec.structs.fields(settings):
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            optional = "" if field.required else " The table may be left out."
-            tables += [f"### `{field.name}`", _headline(field.type) + optional, _table(_rows(field.type))]
-            for name, inner in _tables_in(field.type).items():
-                tables += [f"### `{field.name}.{name}`", _headline(inner), _table(_rows(inner))]
+def _world_section(world: str, module_name: str, shown: dict[type, str]) -> list[str]:
+    """A world's tables; those that another world's section has already, `shown`, are only named."""
+    module = importlib.import_module(module_name)
+    rows, tables, again = [], [], {}
+    for field in msgspec.structs.fields(module.Settings):
+        table = table_of(field.type)
+        if table is None:
+            rows += [row for row in _rows(module.Settings) if row.key == field.name]
+        elif table in shown:
+            again[field.name] = shown[table]
         else:
-            rows += [row for row in _rows(settings) if row.key == field.name]
-    notes = ""
-    if world == "ntn_cell":
-        notes = (
-            "Seats: `leo` (order 0, `every` = 10 slots where the scenario gives none) and `ue` (order 1, `every` must "
-            "be 1). `n_groups` must divide `n_rb`. A window more than 3 days from the median epoch of its element sets "
-            "gives a warning. Angles, losses and fading are described in [physics.md](physics.md)."
-        )
-    return [f"## World `{world}`", *([notes] if notes else []), "### Its own keys", _table(rows), *tables]
+            shown[table] = world
+            optional = "" if field.required else " The table may be left out."
+            tables += [f"### `{field.name}`", _headline(table) + optional, _table(_rows(table))]
+            for name, inner in _tables_in(table).items():
+                tables += [f"### `{field.name}.{name}`", _headline(inner), _table(_rows(inner))]
+    first = (inspect.getdoc(module) or "").partition("\n\n")[0].replace("\n", " ")
+    parts = [f"## World `{world}`", first, *([NOTES[world]] if world in NOTES else [])]
+    parts += ["### Its own keys", _table(rows)] if rows else []
+    if again:
+        of = "; ".join(f"`{name}` as in `{where}`" for name, where in again.items())
+        parts += [f"Tables it shares with worlds above: {of}."]
+    return [*parts, *tables]
 
 
 def _tables_in(struct: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
@@ -165,8 +179,9 @@ def _controller_section(name: str) -> list[str]:
     spec = find_spec(module_name)
     assert spec is not None
     assert spec.origin is not None
-    headline, rows = options_of(Path(spec.origin).read_text(encoding="utf-8"), class_name)
-    needs = " Needs the extra `learn`." if name in ("rollout", "trpo") else ""
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    headline, rows = options_of(source, class_name)
+    needs = " Needs the extra `learn`." if LEARNING.search(source) else ""
     section = [f"### `{name}`", headline + needs]
     return [*section, _table(rows)] if rows else [section[0], section[1] + " No options."]
 
