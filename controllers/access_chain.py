@@ -5,15 +5,17 @@ packets with one step left less, and arrivals come to each user on his own. So t
 states "after" (16 for 2 x 2 users and deadline 2), and the 2^(d n) queues only stand between two of them. Joint actions
 are enumerated: a collision couples all users of an access point, whatever their number.
 
-Slot, queues, actions and arrays are those of twin.worlds.access; a policy is a table (n, 2^d, K + 1) of probabilities:
-user, his queue, silent or the k-th access point. Checked by tests/papers/test_access_chain.py.
+Slot, queues, actions and Instance are those of twin.worlds.access, the instance being one that does not change. A
+policy is a table (n, 2^d, K + 1) of probabilities: user, its queue, silent or the k-th access point.
+Checked by tests/papers/test_access_chain.py.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
-from scipy.optimize import minimize
+
+from twin.worlds.access import Instance, balls, neighbours_of
 
 MOST_CELLS = 2**25  # of the matrix from queues to queues after the slot: 256 MB
 MOST_JOINT = 2**33  # joint states times joint actions: minutes
@@ -21,63 +23,36 @@ NATURAL_STEP = 3.0  # rewards lie in [0, 1]: an advantage of 0.1 moves a probabi
 STILL = 1e-7  # no probability moves by more: ascent has come to rest
 
 
-@dataclass(frozen=True, eq=False)
-class AccessGraph:
-    """An access network that does not change.
-
-    access_point  (n, K)  number of the user's k-th access point, -1: none
-    success       (n, K)  probability that a lone sender gets through
-    arrival       (n,)    probability of a packet per slot
-    deadline      ()      slots that a packet lives, d
-    """
-
-    access_point: np.ndarray
-    success: np.ndarray
-    arrival: np.ndarray
-    deadline: int = 2
-
-    def __post_init__(self) -> None:
-        if self.access_point.shape != self.success.shape or self.arrival.shape != self.access_point.shape[:1]:
-            raise ValueError(
-                f"access: access_point {self.access_point.shape}, success {self.success.shape} and arrival "
-                f"{self.arrival.shape} do not fit: expected (n, K), (n, K), (n,)"
-            )
-        n, queues = len(self.arrival), 2**self.deadline
-        cells = (queues * queues // 2) ** n
-        joint = queues**n * np.prod(1.0 + (self.access_point >= 0).sum(1))
-        if cells > MOST_CELLS or joint > MOST_JOINT:
-            raise ValueError(
-                f"access: {n} users with deadline {self.deadline} have {queues**n} joint queues and {joint:.3g} joint "
-                "queues and actions, more than can be enumerated; solve a part of the graph"
-            )
-
-    @property
-    def policy_shape(self) -> tuple[int, int, int]:
-        return len(self.arrival), 2**self.deadline, self.access_point.shape[1] + 1
+# ---- policies
 
 
-def uniform(access: AccessGraph) -> np.ndarray:
+def uniform(access: Instance, deadline: int = 2) -> np.ndarray:
     """The policy that takes silence and each access point alike."""
-    there = np.concatenate([np.ones((len(access.arrival), 1)), access.access_point >= 0], 1)
-    return np.repeat((there / there.sum(1, keepdims=True))[:, None], 2**access.deadline, 1)
+    there = _choices(access)
+    return np.repeat((there / there.sum(1, keepdims=True))[:, None], 2**deadline, 1)
 
 
-def aloha(access: AccessGraph, send: float) -> np.ndarray:
+def aloha(access: Instance, send: float, deadline: int = 2) -> np.ndarray:
     """Localised ALOHA: with probability `send` to the k-th access point by its success over the users that share it."""
     there = access.access_point >= 0
-    users = np.bincount(access.access_point[there])
-    weight = np.where(there, access.success / users[access.access_point], 0.0)
+    users = np.bincount(access.access_point[there], minlength=1)
+    weight = np.where(there, access.success / np.maximum(users[access.access_point], 1), 0.0)
     total = weight.sum(1, keepdims=True)
-    share = np.where(total > 0.0, send * weight / np.where(total > 0.0, total, 1.0), 0.0)
+    share = send * np.divide(weight, total, out=np.zeros_like(weight), where=total > 0.0)
     table = np.concatenate([1.0 - share.sum(1, keepdims=True), share], 1)
-    return np.repeat(table[:, None], 2**access.deadline, 1)
+    return np.repeat(table[:, None], 2**deadline, 1)
 
 
-def softmax(access: AccessGraph, logits: np.ndarray) -> np.ndarray:
+def softmax(access: Instance, logits: np.ndarray) -> np.ndarray:
     """The policy of tables theta (n, 2^d, K + 1), access points that are not there left out."""
-    there = np.concatenate([np.ones((len(access.arrival), 1), bool), access.access_point >= 0], 1)[:, None]
+    there = _choices(access)[:, None]
     weights = np.where(there, np.exp(logits - np.where(there, logits, -np.inf).max(-1, keepdims=True)), 0.0)
     return weights / weights.sum(-1, keepdims=True)
+
+
+def _choices(access: Instance) -> np.ndarray:
+    """(n, K + 1) bool: silence and the access points that are there."""
+    return np.concatenate([np.ones((len(access.arrival), 1), bool), access.access_point >= 0], 1)
 
 
 # ---- kernels: joint queues and "after" states are numbers, user 0 the leading digit
@@ -224,17 +199,16 @@ class Earned:
     ahead: np.ndarray
 
 
-def earned(access: AccessGraph, policy: np.ndarray) -> Earned:
+def earned(access: Instance, policy: np.ndarray) -> Earned:
     """Exact average rewards of a policy table.
 
     Raises ValueError for a table that is no policy, and where the chain has no single stationary law.
     """
-    if policy.shape != access.policy_shape or not (policy >= 0.0).all() or not np.allclose(policy.sum(-1), 1.0):
-        raise ValueError(f"access: expected a policy of probabilities, shape {access.policy_shape}, got {policy.shape}")
-    n, n_queues, _ = access.policy_shape
+    _check(access, policy)
+    n, n_queues, _ = policy.shape
     reward, after = np.zeros((n_queues**n, n)), np.zeros((n_queues**n, (n_queues // 2) ** n))
-    fill(access.access_point, access.success, policy, _points(access), reward, after)
-    gain, chain = _arrive(access, reward), _arrive(access, after)
+    fill(access.access_point, access.success, policy, access.n_access_points, reward, after)
+    gain, chain = _arrive(access.arrival, reward), _arrive(access.arrival, after)
     regular = np.eye(len(chain)) - chain
     regular[:, 0] += 1.0  # its solution's first entry is the average reward: networked.solve says why
     try:
@@ -242,97 +216,110 @@ def earned(access: AccessGraph, policy: np.ndarray) -> Earned:
         law = np.linalg.solve(regular.T, np.eye(len(chain))[0])
     except np.linalg.LinAlgError:
         raise ValueError("access: under this policy the queues have more than one stationary law") from None
-    return Earned(law @ gain, _arrived(access, law), ahead)
+    return Earned(law @ gain, _arrived(access.arrival, law), ahead)
 
 
-def gradient_terms(access: AccessGraph, policy: np.ndarray, found: Earned) -> np.ndarray:
+def gradient_terms(access: Instance, policy: np.ndarray, found: Earned) -> np.ndarray:
     """E[Q_j grad log zeta_i] with respect to softmax tables: (n, 2^d, K + 1, n) over i, queue, action, j.
 
     The mean over all j is the gradient of the mean reward; over the j within kappa hops of i, of (7) in the paper.
     """
-    total = np.zeros((*access.policy_shape, len(access.arrival)))
-    weigh(access.access_point, access.success, policy, _points(access), found.law, found.ahead, total)
+    total = np.zeros((*policy.shape, len(policy)))
+    weigh(access.access_point, access.success, policy, access.n_access_points, found.law, found.ahead, total)
     return total - policy[..., None] * total.sum(2, keepdims=True)
 
 
-def _points(access: AccessGraph) -> int:
-    return int(access.access_point.max(initial=-1)) + 1
+def _check(access: Instance, policy: np.ndarray) -> None:
+    n, places = access.access_point.shape
+    n_queues = policy.shape[1] if policy.ndim == 3 else 0
+    if policy.shape != (n, n_queues, places + 1) or n_queues < 2 or n_queues & (n_queues - 1):
+        raise ValueError(f"access: expected a policy of shape ({n}, 2^deadline, {places + 1}), got {policy.shape}")
+    if not (policy >= 0.0).all() or not np.allclose(policy.sum(-1), 1.0):
+        raise ValueError("access: a policy's probabilities must not be negative and sum to 1 over the actions")
+    cells, joint = (n_queues**2 // 2) ** n, float(n_queues**n) * float(np.prod(_choices(access).sum(1), dtype=float))
+    if cells > MOST_CELLS or joint > MOST_JOINT:
+        raise ValueError(
+            f"access: {n} users with {n_queues} queues each have {joint:.3g} joint queues and actions, "
+            "more than can be enumerated; solve a part of the graph"
+        )
 
 
-def _arrive(access: AccessGraph, table: np.ndarray) -> np.ndarray:
+def _arrive(arrival: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Mean over the arrivals of a function of the joint queues, by the "after" state; an arrival is the top bit."""
-    n, after = len(access.arrival), 2 ** (access.deadline - 1)
-    for i, p in enumerate(access.arrival):  # what stands left of user i has had its arrivals
+    after = _after(arrival, len(table)) // 2
+    for i, p in enumerate(arrival):  # what stands left of user i has had its arrivals
         split = table.reshape(after**i, 2, after, -1)
         table = (1.0 - p) * split[:, 0] + p * split[:, 1]
-    return table.reshape(after**n, -1)
+    return table.reshape(after ** len(arrival), -1)
 
 
-def _arrived(access: AccessGraph, law: np.ndarray) -> np.ndarray:
+def _arrived(arrival: np.ndarray, law: np.ndarray) -> np.ndarray:
     """Law of the joint queues when that of the "after" states is given."""
-    after = 2 ** (access.deadline - 1)
-    for i, p in enumerate(access.arrival):
+    after = _after(arrival, len(law))
+    for i, p in enumerate(arrival):
         split = law.reshape((2 * after) ** i, 1, after, -1)
         law = np.concatenate([(1.0 - p) * split, p * split], 1)
     return law.ravel()
 
 
+def _after(arrival: np.ndarray, joint: int) -> int:
+    """States of one user when there are so many joint ones."""
+    return round(joint ** (1.0 / len(arrival)))
+
+
 # ---- the best local policy, and where learners that see less end
 
 
-def within(access: AccessGraph, kappa: int) -> np.ndarray:
-    """(n, n) bool: at most kappa hops apart, users who share an access point being one apart."""
-    there = access.access_point >= 0
-    uses = np.zeros((len(there), _points(access) + 1), bool)
-    uses[np.arange(len(there))[:, None], access.access_point] = there
-    joined = (uses.astype(int) @ uses.T > 0) | np.eye(len(there), dtype=bool)
-    return np.linalg.matrix_power(joined.astype(float), kappa) > 0.0
+def within(access: Instance, kappa: int) -> np.ndarray:
+    """(n, n) bool: at most kappa hops apart in the conflict graph."""
+    near = balls(neighbours_of(access.access_point), kappa)
+    seen = np.zeros((len(near), len(near) + 1), bool)
+    seen[np.arange(len(near))[:, None], near] = True  # padding, -1, goes to the last column
+    return seen[:, :-1]
 
 
-def best_local(
-    access: AccessGraph, starts: int, rng: np.random.Generator, kappa: int | None = None, steps: int = 2000
-) -> tuple[float, np.ndarray]:
-    """The best policy found among those where a user looks at its own queue alone: (mean reward, policy).
+def ascend(
+    access: Instance, kappa: int | None = None, deadline: int = 2, logits: np.ndarray | None = None, steps: int = 1000
+) -> tuple[float, np.ndarray, bool]:
+    """Where ascent along (7) leads: (mean reward, policy, whether it came to rest there).
 
-    Climbs the exact gradient by L-BFGS from the uniform policy and from random ones; the problem has local optima, so
-    what is found is a lower bound of the best. For a kappa: where ascent along (7), which is the gradient of nothing,
-    comes to within `steps` steps from the uniform policy; the end of what a critic of kappa hops can teach.
+    kappa   what a critic that sees so many hops can teach if it makes no errors; not given: the exact gradient. Unless
+            kappa covers the graph its field is the gradient of nothing, and the way may lead down
+    logits  (n, 2^d, K + 1) where to begin; not given: the uniform policy
+
+    Moves in the natural form, each logit by its mean advantage: that rests where (7) does, and does not slow down where
+    a policy is almost certain.
     """
-
-    def climb(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        policy = softmax(access, flat.reshape(access.policy_shape))
-        found = earned(access, policy)
-        return -found.average_reward.mean(), -gradient_terms(access, policy, found).mean(-1).ravel()
-
-    if kappa is not None:
-        return _followed(access, within(access, kappa), steps)
-    ends = []
-    for start in range(starts):
-        logits = rng.normal(0.0, 2.0, access.policy_shape) if start else np.zeros(access.policy_shape)
-        end = minimize(climb, logits.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
-        ends.append((-float(end.fun), softmax(access, end.x.reshape(access.policy_shape))))
-    return max(ends, key=lambda found: found[0])
-
-
-def _followed(access: AccessGraph, seen: np.ndarray, steps: int) -> tuple[float, np.ndarray]:
-    """Ascent along (7) in its natural form: each logit moves by its mean advantage, which rests where (7) does."""
-    logits = np.zeros(access.policy_shape)
-    policy = softmax(access, logits)
+    seen = within(access, len(access.arrival) if kappa is None else kappa)
+    logits = np.zeros_like(uniform(access, deadline)) if logits is None else np.array(logits)
+    policy, still = softmax(access, logits), False
     for _ in range(steps):
         found = earned(access, policy)
         field = (gradient_terms(access, policy, found) * seen[:, None, None, :]).sum(-1)
-        visits = _own_law(access, found.law)[..., None] * policy
+        visits = _own_law(found.law, policy.shape)[..., None] * policy
         logits += NATURAL_STEP * np.divide(field, visits, out=np.zeros_like(field), where=visits > 0.0)
         moved = softmax(access, logits)
-        still = np.abs(moved - policy).max() < STILL
+        still = bool(np.abs(moved - policy).max() < STILL)
         policy = moved
         if still:
             break
-    return float(earned(access, policy).average_reward.mean()), policy
+    return float(earned(access, policy).average_reward.mean()), policy, still
 
 
-def _own_law(access: AccessGraph, law: np.ndarray) -> np.ndarray:
+def best_local(access: Instance, starts: int, rng: np.random.Generator, deadline: int = 2) -> tuple[float, np.ndarray]:
+    """The best policy found among those where a user looks at its own queue alone: (mean reward, policy).
+
+    From the uniform policy and from random ones along the exact gradient. The problem has local optima: what is found
+    is a lower bound of the best.
+    """
+    shape = uniform(access, deadline).shape
+    begins = [np.zeros(shape), *(rng.normal(0.0, 2.0, shape) for _ in range(starts - 1))]
+    ends = [ascend(access, None, deadline, logits) for logits in begins]
+    return max((end[:2] for end in ends), key=lambda found: found[0])
+
+
+def _own_law(law: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """(n, 2^d): the stationary law of each user's queue."""
-    n = len(access.arrival)
-    joint = law.reshape((2**access.deadline,) * n)
+    n, n_queues, _ = shape
+    joint = law.reshape((n_queues,) * n)
     return np.array([joint.sum(tuple(j for j in range(n) if j != i)) for i in range(n)])
