@@ -306,7 +306,9 @@ def ascend(
     return float(earned(access, policy).average_reward.mean()), policy, still
 
 
-def best_local(access: Instance, starts: int, rng: np.random.Generator, deadline: int = 2) -> tuple[float, np.ndarray]:
+def best_local(
+    access: Instance, starts: int, rng: np.random.Generator, deadline: int = 2, steps: int = 1000
+) -> tuple[float, np.ndarray]:
     """The best policy found among those where a user looks at its own queue alone: (mean reward, policy).
 
     From the uniform policy and from random ones along the exact gradient. The problem has local optima: what is found
@@ -314,7 +316,7 @@ def best_local(access: Instance, starts: int, rng: np.random.Generator, deadline
     """
     shape = uniform(access, deadline).shape
     begins = [np.zeros(shape), *(rng.normal(0.0, 2.0, shape) for _ in range(starts - 1))]
-    ends = [ascend(access, None, deadline, logits) for logits in begins]
+    ends = [ascend(access, None, deadline, logits, steps) for logits in begins]
     return max((end[:2] for end in ends), key=lambda found: found[0])
 
 

@@ -239,7 +239,7 @@ class Solution:
     """What holds of a network under its policy.
 
     agents          whose rewards were solved for
-    average_reward  (n_agents,)             J_i, from the stationary law
+    average_reward  (n_agents,)             J_i: from the Poisson equation, where gamma < 1 from the stationary law
     values          (n_agents, *n_states)   V_i(s) = E sum_t gamma^t (r_i(t) - J_i | s), without J_i where gamma < 1;
                                             where gamma = 1, its stationary mean is 0
     stationary      (*n_states)             law of the states
@@ -297,8 +297,8 @@ def solve(network: Network, agents: Iterable[int] | None = None, gamma: float = 
     average, values = np.empty(len(chosen)), np.empty((len(chosen), *shape))
     for k, i in enumerate(chosen):
         reward = _along((network.policy[i] * network.reward[i]).sum(1), i, shape)
-        average[k] = (law * reward).sum()
         values[k] = _solved(poisson if gamma == 1.0 else discounted, reward.ravel()).reshape(shape)
+        average[k] = values[k].flat[0] if gamma == 1.0 else (law * reward).sum()
         offset = 0.0
         if gamma == 1.0:
             offset = average[k]
@@ -380,9 +380,9 @@ def brute_force(network: Network, gamma: float = 1.0) -> tuple[np.ndarray, np.nd
         now = tuple(pairs[j][:, None] for j in near) + (pairs[n + i][:, None],)
         chain *= network.transition[i][(*now, pairs[i][None])] * network.policy[i][pairs[i], pairs[n + i]]
     rewards = np.array([network.reward[i][pairs[i], pairs[n + i]] for i in range(n)])
-    bordered = np.block([[np.eye(len(chain)) - chain.T], [np.ones(len(chain))]])
-    target = np.append(np.zeros(len(chain)), 1.0)
-    law = np.linalg.lstsq(bordered, target, rcond=None)[0]
+    balance = np.eye(len(chain)) - chain.T
+    balance[-1] = 1.0  # the equations of a stationary law add up to 0: one gives way to "the law sums to 1"
+    law = np.linalg.solve(balance, np.eye(len(chain))[-1])
     average = rewards @ law
     if gamma == 1.0:
         centred = (rewards - average[:, None]).T
