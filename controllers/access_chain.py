@@ -19,6 +19,7 @@ from twin.worlds.access import Instance, balls, neighbours_of
 
 MOST_CELLS = 2**25  # of the matrix from queues to queues after the slot: 256 MB
 MOST_JOINT = 2**33  # joint states times joint actions: minutes
+SOLVED_WITHIN = 1e-9  # of the largest value
 NATURAL_STEP = 3.0  # rewards lie in [0, 1]: an advantage of 0.1 moves a probability by some 30 %
 STILL = 1e-7  # no probability moves by more: ascent has come to rest
 
@@ -191,7 +192,7 @@ class Earned:
 
     average_reward  (n,)          J_i: deliveries per slot of each user; their mean is the world's reward
     law             (2^(d n),)    stationary law of the joint queues when users act
-    ahead           (n_after, n)  value of each user's reward from an "after" state on, up to a constant
+    ahead           (n_after, n)  value of each user's reward from an "after" state on, up to a constant; 0 if never met
     """
 
     average_reward: np.ndarray
@@ -200,23 +201,40 @@ class Earned:
 
 
 def earned(access: Instance, policy: np.ndarray) -> Earned:
-    """Exact average rewards of a policy table.
+    """Exact average rewards of a policy table when the queues are empty at first.
 
-    Raises ValueError for a table that is no policy, and where the chain has no single stationary law.
+    Raises ValueError for a table that is no policy, and where chance decides early which law the queues settle in.
     """
     _check(access, policy)
     n, n_queues, _ = policy.shape
     reward, after = np.zeros((n_queues**n, n)), np.zeros((n_queues**n, (n_queues // 2) ** n))
     fill(access.access_point, access.success, policy, access.n_access_points, reward, after)
     gain, chain = _arrive(access.arrival, reward), _arrive(access.arrival, after)
-    regular = np.eye(len(chain)) - chain
+    met = _reached(chain)
+    inner, its_gain = chain[np.ix_(met, met)], gain[met]
+    regular = np.eye(len(met)) - inner
     regular[:, 0] += 1.0  # its solution's first entry is the average reward: networked.solve says why
+    ahead, law = np.zeros_like(gain), np.zeros(len(chain))
     try:
-        ahead = np.linalg.solve(regular, gain)
-        law = np.linalg.solve(regular.T, np.eye(len(chain))[0])
+        ahead[met] = np.linalg.solve(regular, its_gain)
+        law[met] = np.linalg.solve(regular.T, np.eye(len(met))[0])
     except np.linalg.LinAlgError:
-        raise ValueError("access: under this policy the queues have more than one stationary law") from None
-    return Earned(law @ gain, _arrived(access.arrival, law), ahead)
+        law[met] = np.nan
+    average = law @ gain
+    left = its_gain - average + inner @ ahead[met] - ahead[met]
+    if not np.abs(left).max() <= SOLVED_WITHIN * max(1.0, np.abs(ahead).max()):
+        raise ValueError("access: from empty queues this policy may end in one of several laws of the queues")
+    return Earned(average, _arrived(access.arrival, law), ahead)
+
+
+def _reached(chain: np.ndarray) -> np.ndarray:
+    """The "after" states that can follow upon empty queues, 0 first: where all users always get through, few others."""
+    met, new = np.zeros(len(chain), bool), np.zeros(len(chain), bool)
+    new[0] = True
+    while new.any():
+        met |= new
+        new = (chain[new] > 0.0).any(0) & ~met
+    return np.flatnonzero(met)
 
 
 def gradient_terms(access: Instance, policy: np.ndarray, found: Earned) -> np.ndarray:

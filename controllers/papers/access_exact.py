@@ -41,7 +41,8 @@ LINE_AGENTS = 10  # appendix B.4
 WEAK = 0.3  # coupling at which random lines satisfy the condition of Theorem 1
 GAMMA = 0.9  # of Corollary 1's check
 ALOHA_SENDS = np.arange(1, 21) / 20  # the send probabilities ALOHA is tuned over
-SMALL: tuple[tuple[Literal["interior", "all"], int, int], ...] = (  # corners, height, width; the last two take minutes
+Small = tuple[Literal["interior", "all"], int, int]  # corners, height, width
+SMALL: tuple[Small, ...] = (  # the last two take minutes
     ("interior", 2, 2),
     ("all", 1, 3),
     ("interior", 2, 3),
