@@ -10,6 +10,7 @@ policy is a table (n, 2^d, K + 1) of probabilities: user, its queue, silent or t
 Checked by tests/papers/test_access_chain.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ MOST_CELLS = 2**25  # of the matrix from queues to queues after the slot: 256 MB
 MOST_JOINT = 2**33  # joint states times joint actions: minutes
 SOLVED_WITHIN = 1e-9  # of the largest value
 NATURAL_STEP = 3.0  # rewards lie in [0, 1]: an advantage of 0.1 moves a probability by some 30 %
-STILL = 1e-7  # no probability moves by more: ascent has come to rest
+STILL = 1e-5  # no probability moves by more in a step: ascent has come to rest
 
 
 # ---- policies
@@ -183,6 +184,47 @@ def weigh(access_point, success, policy, n_points, law, ahead, total):
             going = move_on(policy, queue, send)
 
 
+@njit(cache=True, nogil=True)
+def condense(access_point, success, policy, n_points, law, ahead, critic, mass, total):
+    """As `weigh`, with Q_j replaced by its mean given j's own queue and action and whether it met another sender.
+
+    critic, mass (n, n_queues, K + 1, 2)  out, zeros before: that mean and the probability of what it is given
+    """
+    n, n_queues = policy.shape[0], policy.shape[1]
+    queue, send = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    heard, chance, value = np.zeros(n_points, np.int64), np.zeros(n), np.zeros(n)
+    code, weight = np.zeros(2**n, np.int64), np.zeros(2**n)
+    for reading in range(2):  # the means first, then the sums with them
+        for state in range(law.size):
+            if law[state] <= 0.0:
+                continue
+            begin(state, n_queues, policy, queue, send)
+            going = True
+            while going:
+                likely = law[state] * probability(policy, queue, send)
+                contend(access_point, success, queue, send, heard, chance)
+                if reading == 0:
+                    for j in range(n):
+                        value[j] = chance[j]
+                    for c in range(spread_after(queue, chance, n_queues // 2, code, weight)):
+                        for j in range(n):
+                            value[j] += weight[c] * ahead[code[c], j]
+                for j in range(n):
+                    point = access_point[j, send[j] - 1] if send[j] > 0 else -1
+                    met = 1 if point >= 0 and heard[point] > 1 else 0
+                    if reading == 0:
+                        critic[j, queue[j], send[j], met] += likely * value[j]
+                        mass[j, queue[j], send[j], met] += likely
+                    elif mass[j, queue[j], send[j], met] > 0.0:
+                        value[j] = critic[j, queue[j], send[j], met] / mass[j, queue[j], send[j], met]
+                if reading == 1:
+                    for i in range(n):
+                        if queue[i] > 0:
+                            for j in range(n):
+                                total[i, queue[i], send[i], j] += likely * value[j]
+                going = move_on(policy, queue, send)
+
+
 # ---- the chain
 
 
@@ -247,6 +289,18 @@ def gradient_terms(access: Instance, policy: np.ndarray, found: Earned) -> np.nd
     return total - policy[..., None] * total.sum(2, keepdims=True)
 
 
+def contention_terms(access: Instance, policy: np.ndarray, found: Earned) -> np.ndarray:
+    """`gradient_terms` as critics see them that read their own queue and action and whether they met another sender.
+
+    Q_j becomes its stationary mean given those, so the terms of j = i are the same; those of neighbours need not be.
+    """
+    total = np.zeros((*policy.shape, len(access.arrival)))
+    critic, mass = np.zeros((2, *policy.shape, 2))
+    law, ahead = found.law, found.ahead
+    condense(access.access_point, access.success, policy, access.n_access_points, law, ahead, critic, mass, total)
+    return total - policy[..., None] * total.sum(2, keepdims=True)
+
+
 def _check(access: Instance, policy: np.ndarray) -> None:
     n, places = access.access_point.shape
     n_queues = policy.shape[1] if policy.ndim == 3 else 0
@@ -297,13 +351,19 @@ def within(access: Instance, kappa: int) -> np.ndarray:
 
 
 def ascend(
-    access: Instance, kappa: int | None = None, deadline: int = 2, logits: np.ndarray | None = None, steps: int = 1000
+    access: Instance,
+    kappa: int | None = None,
+    deadline: int = 2,
+    logits: np.ndarray | None = None,
+    steps: int = 1000,
+    terms: Callable[[Instance, np.ndarray, Earned], np.ndarray] = gradient_terms,
 ) -> tuple[float, np.ndarray, bool]:
     """Where ascent along (7) leads: (mean reward, policy, whether it came to rest there).
 
     kappa   what a critic that sees so many hops can teach if it makes no errors; not given: the exact gradient. Unless
             kappa covers the graph its field is the gradient of nothing, and the way may lead down
     logits  (n, 2^d, K + 1) where to begin; not given: the uniform policy
+    terms   what the critics read: `gradient_terms`, everything within reach, or `contention_terms`
 
     Moves in the natural form, each logit by its mean advantage: that rests where (7) does, and does not slow down where
     a policy is almost certain.
@@ -313,7 +373,7 @@ def ascend(
     policy, still = softmax(access, logits), False
     for _ in range(steps):
         found = earned(access, policy)
-        field = (gradient_terms(access, policy, found) * seen[:, None, None, :]).sum(-1)
+        field = (terms(access, policy, found) * seen[:, None, None, :]).sum(-1)
         visits = _own_law(found.law, policy.shape)[..., None] * policy
         logits += NATURAL_STEP * np.divide(field, visits, out=np.zeros_like(field), where=visits > 0.0)
         moved = softmax(access, logits)

@@ -49,7 +49,7 @@ SMALL: tuple[Small, ...] = (  # the last two take minutes
     ("all", 2, 2),
 )
 STEPS = 300  # of ascent
-WAYS = ("uniform", "aloha", "kappa_0", "kappa_1", "best")
+WAYS = ("uniform", "aloha", "kappa_0", "kappa_1", "contention_1", "best")
 
 
 def rows(quick: bool, out: Path, say: Callable[[str], None]) -> list[Row]:
@@ -324,8 +324,9 @@ def policy_rows(
     write_csv(out / "access-small.csv", ("corners", "height", "width", "instance", *WAYS, "at_rest"), table)
     found = []
     for corners in ("interior", "all"):
-        part = np.array([row[4:9] for row in table if row[0] == corners])
-        ratio, to_best = part[:, 3] / part[:, 2], part[:, 3] / part[:, 4]
+        part = np.array([row[4:10] for row in table if row[0] == corners])
+        alone, ball, contention, best = part.T[2:]
+        ratio, to_best, to_ball = ball / alone, ball / best, contention / ball
         where = f"{sum(c == corners for c, *_ in networks)} graphs of 3 to 6 users, instances 0 to {n_instances - 1}"
         goal = "> 1 in every instance" if corners == "interior" else ">= 0.999 in every instance"
         bar = ratio.min() > 1.0 if corners == "interior" else ratio.min() >= 0.999
@@ -341,22 +342,30 @@ def policy_rows(
                 bool(to_best.min() >= 0.99),
                 source,
             ),
+            Row(
+                f"exact_contention_over_ball_{corners}",
+                *_middle(to_ball),
+                ">= 0.99 in every instance",
+                bool(to_ball.min() >= 0.99),
+                f"{source}; kappa 1, critics that read the contention against critics that read the ball",
+            ),
         ]
     return found
 
 
-def policy_levels(access: access_chain.Instance, seed: int) -> tuple[float, float, float, float, float, bool]:
+def policy_levels(access: access_chain.Instance, seed: int) -> tuple[float, float, float, float, float, float, bool]:
     """Mean rewards in the order of WAYS, and whether both ascents came to rest."""
 
     def level(policy: np.ndarray) -> float:
         return float(access_chain.earned(access, policy).average_reward.mean())
 
     ends = [access_chain.ascend(access, kappa, steps=STEPS) for kappa in (0, 1)]
-    best, _ = access_chain.best_local(access, 3, np.random.default_rng(seed), steps=STEPS)
-    best = max(best, *(end[0] for end in ends))
+    read = access_chain.ascend(access, 1, steps=STEPS, terms=access_chain.contention_terms)[0]
+    best, _ = access_chain.best_local(access, 2, np.random.default_rng(seed), steps=STEPS)
+    best = max(best, read, *(end[0] for end in ends))
     aloha = max(level(access_chain.aloha(access, send)) for send in ALOHA_SENDS)
     uniform = level(access_chain.uniform(access))
-    return uniform, aloha, ends[0][0], ends[1][0], best, ends[0][2] and ends[1][2]
+    return uniform, aloha, ends[0][0], ends[1][0], read, best, ends[0][2] and ends[1][2]
 
 
 def _middle(values: np.ndarray) -> tuple[float, tuple[float, float]]:

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from controllers import access_chain
-from controllers.access_chain import aloha, ascend, best_local, earned, gradient_terms, softmax, uniform, within
+from controllers.access_chain import (
+    aloha,
+    ascend,
+    best_local,
+    contention_terms,
+    earned,
+    gradient_terms,
+    softmax,
+    uniform,
+    within,
+)
 from twin.worlds.access import Grid, Instance, on_grid, play
 
 ROUNDING = 1e-12
@@ -138,6 +148,18 @@ def test_learners_who_see_only_themselves_crowd_a_shared_access_point_and_neighb
     assert alone < rewards(access, uniform(access)).mean() < together
 
 
+def test_a_critic_that_reads_the_contention_sees_its_own_reward_whole_and_ends_where_the_ball_ends():
+    access = small("interior", 2, 2, instance=1)
+    policy = softmax(access, np.random.default_rng(4).normal(size=uniform(access).shape))
+    found = earned(access, policy)
+    ball, read = gradient_terms(access, policy, found), contention_terms(access, policy, found)
+    for i in range(4):
+        assert read[i, ..., i] == pytest.approx(ball[i, ..., i], abs=ROUNDING)
+    assert np.abs(read - ball).max() > 1e-6  # neighbours' terms are not the same
+    ends = [ascend(access, 1, steps=100, terms=terms)[0] for terms in (gradient_terms, contention_terms)]
+    assert ends[1] == pytest.approx(ends[0], abs=1e-4)
+
+
 def test_hops_are_counted_in_the_conflict_graph():
     access = small("interior", 2, 3)
     assert within(access, 0).tolist() == np.eye(6, dtype=bool).tolist()
@@ -165,11 +187,15 @@ def test_kernels_give_the_same_compiled_and_plain():
     policy = softmax(access, np.random.default_rng(2).normal(size=uniform(access).shape))
     found = earned(access, policy)
     results = []
-    for kernels in ((access_chain.fill, access_chain.weigh), (access_chain.fill.py_func, access_chain.weigh.py_func)):
+    compiled = access_chain.fill, access_chain.weigh, access_chain.condense
+    for kernels in (compiled, tuple(kernel.py_func for kernel in compiled)):
         reward, after = np.zeros((16, 2)), np.zeros((16, 4))
         kernels[0](access.access_point, access.success, policy, access.n_access_points, reward, after)
         total = np.zeros((*policy.shape, 2))
         kernels[1](access.access_point, access.success, policy, access.n_access_points, found.law, found.ahead, total)
-        results.append((reward, after, total))
-    for compiled, plain in zip(*results):
-        assert compiled == pytest.approx(plain, abs=ROUNDING)
+        critic, mass, read = np.zeros((*policy.shape, 2)), np.zeros((*policy.shape, 2)), np.zeros_like(total)
+        with_ahead = found.law, found.ahead, critic, mass, read
+        kernels[2](access.access_point, access.success, policy, access.n_access_points, *with_ahead)
+        results.append((reward, after, total, critic, mass, read))
+    for fast, plain in zip(*results):
+        assert fast == pytest.approx(plain, abs=ROUNDING)

@@ -328,7 +328,7 @@ def test_softmax_of_log_policies_gives_the_policies_back():
 @pytest.mark.slow
 def test_rows_of_the_policies_name_what_they_compare(tmp_path):
     rows = access_exact.policy_rows(1, tmp_path, access_exact.SMALL[:2])
-    assert [row.reached for row in rows] == [True] * 4
+    assert [row.reached for row in rows] == [True] * 6
     assert (tmp_path / "access-small.csv").read_text().splitlines()[1].startswith("interior,2,2,0,")
 
 
