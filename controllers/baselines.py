@@ -22,17 +22,19 @@ class Hold:
     """The same for ever: of a seat with a beam, the first predicted one and all groups; of others, the safe action."""
 
     def __init__(self, agent: Agent, seed: int):
-        self.acts, self.facts = [field.name for field in agent.acts], agent.facts
+        self.acts = [field.name for field in agent.acts]
         self.first: Action | None = None
+        if "predicted_beam_deg" not in [field.name for field in agent.observes]:
+            told = [f"default_{name}" for name in self.acts]
+            if missing := [name for name in told if name not in agent.facts]:
+                raise ValueError(f"the seat tells no safe action among its facts: {', '.join(missing)}")
+            self.first = Action({name: np.array(agent.facts[fact]) for name, fact in zip(self.acts, told)})
 
     def act(self, seen: Observation) -> Action:
         if self.first is None:
-            if "predicted_beam_deg" in seen.values:
-                beam, groups = self.acts
-                everything = np.ones_like(seen.values["reserved_rb"])
-                self.first = Action({beam: seen.values["predicted_beam_deg"].copy(), groups: everything})
-            else:
-                self.first = Action({name: np.array(self.facts[f"default_{name}"]) for name in self.acts})
+            beam, groups = self.acts
+            everything = np.ones_like(seen.values["reserved_rb"])
+            self.first = Action({beam: seen.values["predicted_beam_deg"].copy(), groups: everything})
         return self.first
 
 

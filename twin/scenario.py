@@ -27,6 +27,7 @@ from twin.types import Agent, Controller, World
 SHIPPED = Path(__file__).resolve().parent.parent / "scenarios"
 WORLDS = {
     "ntn_cell": "twin.worlds.ntn_cell:NtnCell",
+    "access": "twin.worlds.access:Access",
     "d2d": "twin.worlds.d2d:D2d",
     "finite": "twin.worlds.finite:Finite",
 }
@@ -37,6 +38,8 @@ CONTROLLERS = {  # strings, because imports point down: the engine never imports
     "hold": "controllers.baselines:Hold",
     "random": "controllers.baselines:Random",
     "greedy": "controllers.baselines:Greedy",
+    "aloha": "controllers.scalable_ac:Aloha",
+    "scalable_ac": "controllers.scalable_ac:ScalableAc",
     "stackelberg": "controllers.stackelberg:Stackelberg",
 }
 EXTERNAL = "external"

@@ -57,7 +57,7 @@ SPEC_ERRORS = {  # |Q approximate - Q exact|, five decimals; the specification's
     0.7: (0.00429, 0.00861, 0.01731, 0.03488, 0.07062, 0.14412, 0.29839),
     0.9: (0.00774, 0.01552, 0.03121, 0.06300, 0.12818, 0.26503, 0.56707),
 }
-LAST_DIGIT = 1.01e-5  # one unit of the table's last digit: its own search stopped somewhere near the maximum
+LAST_DIGIT = 5.5e-6  # half a unit of the table's last digit, and 0.128185 that it rounds down
 SPEC_VALUES = (-7.884, 0.610, 6.400, 9.640, 11.366, 12.866, 14.366, 15.866, 17.366, 18.078, 18.669, 19.073, 19.292)
 
 
