@@ -21,6 +21,7 @@ from twin.simd import wide_vectors
 from twin.types import Action, Agent, Observation
 
 EPSILON = 1e-3  # keeps the standard deviation off zero; the specification's value
+LEAST_STEP = 1e-6  # of a0 and b0
 LANES = 32  # runs beside each other: four of the longest vectors; with 16 the compiler leaves the choice to scalars
 CHOICES = 4  # next states beyond the first, chosen among in one pass
 RESOLUTION = 2**32  # 32 bits choose a next state: its probability is off by 2^-33, while 1e6 samples err by 5e-4
@@ -363,10 +364,14 @@ class Mvsa:
     """Learns robust values of the seat `agent` of the world `finite`, from samples of the laws it is told.
 
     agent             the seat's contract; its facts hold the tables, gamma and the ambiguity radius
-    ambiguity_radius  KL radius to be robust against; None: the fact; 0: nominal
-    a0, n0, b0, b     see Steps; a0 None: 2.4 / (1 - gamma), which forgets the start as n^-2.4
+
+    ambiguity_radius  KL radius to be robust against, nats; not set: the one the seat is told; 0: nominal values
+    a0                slow step a0 / (n + n0); not set: 2.4 / (1 - gamma), which forgets the start as n^-2.4
+    n0                both steps count from here
+    b0                fast step b0 / (n + n0)^b
+    b                 its exponent, between 1/2 and 1
     epsilon           keeps the standard deviation off zero
-    steps_per_job     samples of every pair in one job
+    steps_per_job     samples of every state and action in one job
     most_steps        learning ends there
 
     Acts by the action of most value; until the first job is done by the seat's default action.
@@ -392,17 +397,24 @@ class Mvsa:
         lacking = [name for name in needs if name not in facts]
         if lacking:
             raise ControllerError(f"mvsa needs the facts of the world `finite`; seat {agent.name!r} lacks {lacking}")
-        if steps_per_job < 1 or most_steps < 0:
-            raise ControllerError(f"mvsa: steps_per_job must be 1 or more, got {steps_per_job}; most_steps 0 or more")
         gamma = float(facts["gamma"])
-        self.radius = float(facts["ambiguity_radius"] if ambiguity_radius is None else ambiguity_radius)
+        self.radius = float(facts["ambiguity_radius"]) if ambiguity_radius is None else ambiguity_radius
+        for name, value, low, high in (
+            ("ambiguity_radius", self.radius, 0.0, np.inf),
+            ("a0", 2.4 / (1.0 - gamma) if a0 is None else a0, LEAST_STEP, np.inf),
+            ("n0", n0, 0.0, np.inf),
+            ("b0", b0, LEAST_STEP, np.inf),
+            ("b", b, 0.51, 0.99),
+            ("epsilon", epsilon, 0.0, np.inf),
+            ("steps_per_job", steps_per_job, 1, np.inf),
+            ("most_steps", most_steps, 0, np.inf),
+        ):
+            if not low <= value <= high:
+                raise ControllerError(f"mvsa: {name} must be from {low:g} to {high:g}, got {value!r}")
         self.steps_per_job, self.most_steps = steps_per_job, most_steps
-        try:
-            steps = Steps(2.4 / (1.0 - gamma) if a0 is None else a0, n0, b0, b)
-            tables = np.array(facts["transition"]), np.array(facts["reward_table"])
-            self.run = Runs(*tables, gamma, self.radius, steps=steps, epsilon=epsilon, seed=seed)
-        except ValueError as error:
-            raise ControllerError(f"mvsa: {error}") from None
+        steps = Steps(2.4 / (1.0 - gamma) if a0 is None else a0, n0, b0, b)
+        tables = np.array(facts["transition"]), np.array(facts["reward_table"])
+        self.run = Runs(*tables, gamma, self.radius, steps=steps, epsilon=epsilon, seed=seed)
         self.run.copy().advance(1, threads=1)  # compiles before a clock starts
         self.order = np.full(len(tables[1]), int(facts["default_action"]))
 

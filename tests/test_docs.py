@@ -96,10 +96,9 @@ def test_options_read_from_source_are_those_of_the_class(name):
     _, rows = options_of(Path(inspect.getfile(made)).read_text(encoding="utf-8"), made.__name__)
     parameters = list(inspect.signature(made.__init__).parameters.values())[3:]
     assert [row.key for row in rows] == [p.name for p in parameters]
-    defaults = [{"true": True, "false": False}.get(row.default) for row in rows]
-    assert [d if d is not None else float(row.default) for d, row in zip(defaults, rows)] == [
-        p.default for p in parameters
-    ]
+    words = {"true": True, "false": False, "not set": None}
+    defaults = [words[row.default] if row.default in words else float(row.default) for row in rows]
+    assert defaults == [p.default for p in parameters]
     assert all(row.meaning for row in rows)
     assert all(row.range for row in rows if row.type != "true or false")
 
