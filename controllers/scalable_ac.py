@@ -11,7 +11,7 @@ members' words and of the user's own. Two of a million keys coincide with probab
 access points, not places in a list, a ball that changes gets cells of its own and finds the old ones when it is back.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -22,12 +22,13 @@ from twin.worlds.access import balls, neighbours_of
 
 OWN, BALL, CONTENTION = 0, 1, 2  # what a critic reads: the user's state-action, all of its ball's, or see `locate`
 PROBES = 64  # cells looked at for a key before the table counts as full around it
-MOST_CELLS = 1 << 22  # 64 MB; 25 users at kappa 1 visit about a million cells in a million slots
+MOST_CELLS = 4_194_304  # 64 MB; 25 users at kappa 1 visit about a million cells in a million slots
+MOST_CELLS_EVER = 1_073_741_824  # 16 GB
 MOST_DEADLINE_SLOTS = 8  # a user has 2^d queues; also what a word's bits hold
 NETWORK = 25  # users of the paper's network, for which its actor steps are stated
 WORKED = {0: (0.1, 1.0), 1: (0.5, 5.0), 2: (0.5, 5.0)}  # critic and actor step by kappa; docs/papers/access.md
 CONTENTION_STEPS = 0.1, 0.5  # the same for critics that read the contention
-EXPONENTS = {"worked": (0.3, 0.3), "theory": (0.65, 0.85)}  # of critic and actor; assumption 3 wants the latter
+WORKED_EXPONENTS, THEORY = (0.3, 0.3), (0.65, 0.85)  # of critic and actor; assumption 3 wants the latter
 
 
 class Learner(NamedTuple):
@@ -78,6 +79,8 @@ class Steps(NamedTuple):
     actor     eta; the gradient has the factor 1/n of the paper
     baseline  of the running mean taken off the actor's sum; 0: the paper's, without
     rescale   Gamma = 1 / (1 + largest |Q|), which the theory wants and the experiments leave out
+    exploration, exploration_slots  weight of the policy's entropy, added to the average reward; falls to 0 in so many
+              slots, in a straight line; 0: the paper's, without
     """
 
     critic: float
@@ -87,6 +90,8 @@ class Steps(NamedTuple):
     offset_slots: float = 1e4
     baseline: float = 0.0
     rescale: bool = False
+    exploration: float = 0.0
+    exploration_slots: float = 1.0
 
 
 # ---- policy
@@ -224,12 +229,13 @@ def improve(learner, graph, steps, queue, send, cell, delivered, next_cell, lear
     alpha, beta are steps of critic and actor; the target has the old mu, and the actor the table before this write.
     """
     theta, policy = learner.theta, learner.policy
-    n, most_places = graph.access_point.shape
+    n = graph.access_point.shape[0]
     at = 1.0 + learner.counts[0] / steps.offset_slots
     alpha = steps.critic * at**-steps.critic_exponent
     beta = steps.actor * at**-steps.actor_exponent / n
     if steps.rescale:
         beta /= 1.0 + learner.largest[0]
+    entropy = steps.exploration * max(0.0, 1.0 - learner.counts[0] / steps.exploration_slots)
     dummy = learner.values.shape[0] - 1
     for i in range(n):
         reward = 1.0 * delivered[i]
@@ -252,6 +258,8 @@ def improve(learner, graph, steps, queue, send, cell, delivered, next_cell, lear
         if steps.baseline > 0.0:
             total -= learner.baseline[i, queue[i]]
             learner.baseline[i, queue[i]] += steps.baseline * total
+        if entropy > 0.0:
+            total -= entropy * np.log(max(policy[i, queue[i], send[i]], 1e-12))  # it may have moved to 0 since
         for a in range(theta.shape[2]):
             theta[i, queue[i], a] += beta * total * ((1.0 if a == send[i] else 0.0) - policy[i, queue[i], a])
         softmax_row(theta, policy, graph.access_point, i, queue[i])
@@ -271,7 +279,7 @@ def mixed(number: np.ndarray) -> np.ndarray:
 
 def graph_of(access_point: np.ndarray, deadline_slots: int, kappa: int) -> Graph:
     """The graph of users whose access points (n, most_places) have these numbers, -1 for none."""
-    n, most_places = access_point.shape
+    n = access_point.shape[0]
     there, dense = np.unique(access_point, return_inverse=True)
     dense = dense.reshape(access_point.shape) - int(there[0] < 0)
     user = np.arange(n, dtype=np.uint64)
@@ -284,9 +292,7 @@ def graph_of(access_point: np.ndarray, deadline_slots: int, kappa: int) -> Graph
     ball = np.ascontiguousarray(balls(neighbours_of(access_point), kappa), dtype=np.int64)
     of_empty = np.where(ball >= 0, words[ball, 0], np.uint64(0))
     heard = np.zeros(max(int(dense.max()) + 1, 1), np.int64)
-    return Graph(
-        dense.astype(np.int64), heard, ball, words, salt, salt ^ np.bitwise_xor.reduce(of_empty, axis=1)
-    )
+    return Graph(dense.astype(np.int64), heard, ball, words, salt, salt ^ np.bitwise_xor.reduce(of_empty, axis=1))
 
 
 def fresh(graph: Graph, deadline_slots: int, reads: int, most_cells: int = MOST_CELLS) -> Learner:
@@ -319,7 +325,7 @@ def aloha_policy(access_point: np.ndarray, success: np.ndarray, p_send: float, n
     success       (n, most_places)  q_k, probability that a lone sender gets through
     """
     there = access_point >= 0
-    numbers, where, users = np.unique(access_point, return_inverse=True, return_counts=True)
+    _, where, users = np.unique(access_point, return_inverse=True, return_counts=True)
     weight = np.where(there, np.maximum(success, 0.0) / users[where.reshape(access_point.shape)], 0.0)
     total = weight.sum(axis=1, keepdims=True)
     policy = np.zeros((len(access_point), n_states, access_point.shape[1] + 1))
@@ -347,17 +353,23 @@ class Played(NamedTuple):
 class ScalableAc:
     """The scalable actor-critic on the seat `users`, learning while it runs: one pass of Algorithm 1 per slot.
 
-    kappa        hops of the ball that a user listens to: 0, 1 or 2
-    reads        what a critic reads: `ball`, the state-actions of the whole ball, as the paper; `contention`, its own
-                 and whether anybody else sent to the same access point, whose table does not grow with the ball
-    schedule     `worked`: steps fall with the exponent 0.3, outside the theory; `theory`: 0.65 and 0.85, and rescaled
-    critic_step  first step of the critic; by kappa where not given
-    actor_step   first step of the actor for a network of 25 users, the paper's; it grows with the network, so that
-                 what a user makes of its neighbours' values does not depend on how many others there are
-    offset_slots slots after which steps begin to fall
-    baseline     step of a running mean of the ball's values that is taken off them; 0 as the paper; 0.01 where not
-                 given and contention is read
-    most_cells   of the table over balls, 16 bytes each; what finds no cell is not learned and counts as 0
+    kappa              hops of the ball that a user listens to
+    contention         critics read their own state-action and whether anybody else sent to the same access point, a
+                       table that does not grow with the ball; false: all state-actions of the ball, as the paper
+    theory             steps fall with the exponents 0.65 (critic) and 0.85 (actor) and are rescaled; else both with 0.3
+    critic_step        first step of the critic; not set: 0.1, or 0.5 for balls of kappa 1 and 2
+    actor_step         first step of the actor for a network of 25 users, the paper's; it grows with the network, so
+                       that what a user makes of its neighbours' values does not depend on how many others there are;
+                       not set: 0.5 with contention, else 1 for kappa 0 and 5 for others
+    offset_slots       slots after which steps begin to fall
+    baseline           step of a running mean of the ball's values that is taken off them; 0 as the paper; not set: 0.01
+                       with contention, else 0
+    exploration        weight of the policy's entropy, which keeps users from settling before they know their
+                       neighbours' ways, falling to 0 in a straight line; 0 as the paper
+    exploration_slots  in so many slots
+    most_cells         of the table over balls, 16 bytes each; what finds no cell is not learned and counts as 0
+
+    Raises ControllerError for options out of range, and for deadlines of more than 8 slots.
     """
 
     def __init__(
@@ -366,28 +378,29 @@ class ScalableAc:
         seed: int,
         *,
         kappa: int = 1,
-        reads: Literal["ball", "contention"] = "contention",
-        schedule: Literal["worked", "theory"] = "worked",
+        contention: bool = True,
+        theory: bool = False,
         critic_step: float | None = None,
         actor_step: float | None = None,
-        offset_slots: float = 1e4,
+        offset_slots: float = 10_000.0,
         baseline: float | None = None,
+        exploration: float = 0.0,
+        exploration_slots: float = 400_000.0,
         most_cells: int = MOST_CELLS,
     ):
-        if kappa not in (0, 1, 2):
-            raise ControllerError(f"scalable_ac: kappa must be 0, 1 or 2, got {kappa!r}")
-        if reads not in ("ball", "contention"):
-            raise ControllerError(f"scalable_ac: reads must be 'ball' or 'contention', got {reads!r}")
-        if schedule not in EXPONENTS:
-            raise ControllerError(f"scalable_ac: schedule must be 'worked' or 'theory', got {schedule!r}")
-        for name, value in (("critic_step", critic_step), ("actor_step", actor_step), ("baseline", baseline)):
-            if value is not None and not 0.0 <= value < np.inf:
-                raise ControllerError(f"scalable_ac: {name} must be 0 or more, got {value!r}")
-        if not 0.0 < offset_slots < np.inf or most_cells < 1:
-            raise ControllerError(
-                f"scalable_ac: offset_slots and most_cells must be positive, got {offset_slots!r} and {most_cells!r}"
-            )
-        self.kappa, self.reads = kappa, CONTENTION if reads == "contention" else BALL if kappa else OWN
+        for name, value, low, high in (
+            ("kappa", kappa, 0, 2),
+            ("critic_step", 0.0 if critic_step is None else critic_step, 0.0, 1.0),
+            ("actor_step", 0.0 if actor_step is None else actor_step, 0.0, np.inf),
+            ("offset_slots", offset_slots, 1.0, np.inf),
+            ("baseline", 0.0 if baseline is None else baseline, 0.0, 1.0),
+            ("exploration", exploration, 0.0, np.inf),
+            ("exploration_slots", exploration_slots, 1.0, np.inf),
+            ("most_cells", most_cells, 1, MOST_CELLS_EVER),
+        ):
+            if not low <= value <= high:
+                raise ControllerError(f"scalable_ac: {name} must be from {low:g} to {high:g}, got {value!r}")
+        self.kappa, self.reads = kappa, CONTENTION if contention else BALL if kappa else OWN
         self.delay, self.deadline_slots = agent.delay, int(agent.facts["deadline_slots"])
         if self.deadline_slots > MOST_DEADLINE_SLOTS:
             raise ControllerError(
@@ -395,9 +408,8 @@ class ScalableAc:
                 f"has {self.deadline_slots}"
             )
         shape = next(field.shape for field in agent.observes if field.name == "access_point")
-        self.steps = steps_of(
-            kappa, self.reads, shape[0], schedule, critic_step, actor_step, offset_slots, baseline
-        )
+        self.steps = steps_of(kappa, self.reads, shape[0], theory, critic_step, actor_step, offset_slots, baseline)
+        self.steps = self.steps._replace(exploration=float(exploration), exploration_slots=float(exploration_slots))
         self.most_cells = most_cells
         self.rng = np.random.default_rng(seed)
         self.access_point = np.full(shape, -1, np.int64)
@@ -405,6 +417,9 @@ class ScalableAc:
         self.learner = fresh(self.graph, self.deadline_slots, self.reads, 1)
         self._sized = False
         self._room = np.zeros(shape[0], np.int64), np.zeros(shape[0])
+        self._asked: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._before: Played | None = None
+        self._ready: tuple[Played, np.ndarray, np.ndarray] | None = None
         self._start()
         self._warm_up()
 
@@ -465,9 +480,7 @@ class ScalableAc:
 
     def _start(self) -> None:
         """A new flight: nothing of before follows into it. What was learned stays."""
-        self._asked: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._before: Played | None = None
-        self._ready: tuple[Played, np.ndarray, np.ndarray] | None = None
+        self._asked, self._before, self._ready = {}, None, None
 
     def _warm_up(self) -> None:
         """Compile everything before a clock starts. Leaves no trace: nobody has an access point yet."""
@@ -484,7 +497,7 @@ def steps_of(
     kappa: int,
     reads: int,
     n_users: int,
-    schedule: str = "worked",
+    theory: bool = False,
     critic_step: float | None = None,
     actor_step: float | None = None,
     offset_slots: float = 1e4,
@@ -495,18 +508,19 @@ def steps_of(
     critic = critic if critic_step is None else critic_step
     actor = (actor if actor_step is None else actor_step) * n_users / NETWORK
     centred = (0.01 if reads == CONTENTION else 0.0) if baseline is None else baseline
-    return Steps(critic, actor, *EXPONENTS[schedule], float(offset_slots), centred, schedule == "theory")
+    return Steps(critic, actor, *(THEORY if theory else WORKED_EXPONENTS), float(offset_slots), centred, theory)
 
 
 class Aloha:
-    """Localised ALOHA, the paper's benchmark: who has a packet sends with one probability, where as the links are worth.
+    """Localised ALOHA, the paper's benchmark: who has a packet sends it with one probability, to a random access point.
 
     p_send  probability of sending; the weight of an access point is its success probability over the users it has
     """
 
     def __init__(self, agent: Agent, seed: int, *, p_send: float = 0.8):
-        if not 0.0 <= p_send <= 1.0:
-            raise ControllerError(f"aloha: p_send must be from 0 to 1, got {p_send!r}")
+        for name, value, low, high in (("p_send", p_send, 0.0, 1.0),):
+            if not low <= value <= high:
+                raise ControllerError(f"aloha: {name} must be from {low:g} to {high:g}, got {value!r}")
         self.p_send, self.n_states = p_send, 2 ** int(agent.facts["deadline_slots"])
         self.rng = np.random.default_rng(seed)
         choose(np.ones((1, 1, 1)), np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int64))  # compiles it

@@ -1,11 +1,12 @@
-"""The scalable actor-critic: the kernels against Algorithm 1 in plain Python, locality, and the controllers' manners."""
+"""The scalable actor-critic: kernels against Algorithm 1 in plain Python, locality, and the controllers' manners."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from controllers.papers.access import critic_error
+from controllers.papers.access import critic_error, history, learn_from, replayed
 from controllers.scalable_ac import (
     BALL,
     CONTENTION,
@@ -27,7 +28,7 @@ from controllers.scalable_ac import (
 from twin.check import check_controller
 from twin.errors import ControllerError
 from twin.types import Agent, Observation
-from twin.worlds.access import Access, Grid, Settings, balls, neighbours_of, on_grid, play
+from twin.worlds.access import Access, Grid, Settings, balls, neighbours_of, on_grid
 
 ROUNDING = 1e-12  # the plain twin adds in another order
 DEADLINE = 2
@@ -86,55 +87,28 @@ class Plain:
                 if steps.baseline:
                     total -= self.baseline[i, queue[i]]
                     self.baseline[i, queue[i]] += steps.baseline * total
-                for a, probability in self.zeta(i, queue[i]).items():
+                zeta = self.zeta(i, queue[i])
+                weight = steps.exploration * max(0.0, 1.0 - self.t / steps.exploration_slots)
+                total -= weight * np.log(zeta[send[i]])
+                for a, probability in zeta.items():
                     self.theta[i, queue[i], a] += beta * ((a == send[i]) - probability) * total / self.n
         self.t += 1
 
 
-def trajectory(instance, slots, seed=0):
-    """Queues, choices and deliveries of users that send at random."""
-    rng = np.random.default_rng(seed)
-    n, queue = len(instance.arrival), np.zeros(len(instance.arrival), np.int64)
-    heard, delivered = np.zeros(instance.n_access_points, np.int64), np.zeros(n, bool)
-    there = (instance.access_point >= 0).sum(axis=1)
-    found = []
-    for _ in range(slots):
-        before, send = queue.copy(), rng.integers(0, there + 1)
-        play(queue, send, instance.access_point, instance.success, instance.arrival, DEADLINE, rng.random(n),
-             rng.random(n), heard, delivered)  # fmt: skip
-        found.append((before, np.where(before > 0, send, 0), delivered.copy()))
-    return found
-
-
-def learn_from(slots, learner, graph, reads, steps, compiled=True):
-    """The kernels over a trajectory."""
-    encoded, located, improved = (k if compiled else k.py_func for k in (encode, locate, improve))
-    n = len(graph.salt)
-    code, old, everybody = np.zeros(n, np.int64), np.zeros(n), np.ones(n, bool)
-    last = None
-    for queue, send, delivered in slots:
-        cell = np.zeros(n, np.int64)
-        encoded(graph.access_point, queue, send, code)
-        located(reads, learner.keys, learner.values, learner.counts, graph, code, cell)
-        if last is not None:
-            improved(learner, graph, steps, last[0], last[1], last[3], last[2], cell, everybody, old)
-        last = queue, send, delivered, cell
-
-
 @pytest.mark.parametrize(
-    "kappa, reads, baseline",
+    ("kappa", "reads", "baseline"),
     [(0, OWN, 0.0), (1, BALL, 0.0), (2, BALL, 0.0), (1, BALL, 0.1), (1, CONTENTION, 0.01), (0, CONTENTION, 0.0)],
 )
 def test_kernels_equal_algorithm_1_in_plain_python(kappa, reads, baseline):
     rows, columns = (1, 3) if kappa == 2 else (3, 4)  # a large ball is in the same state-action too seldom
     instance = on_grid(Grid(height=rows, width=columns, corners="all", instance=1))
-    steps = Steps(0.3, 4.0, 0.65, 0.85, 50.0, baseline)
+    steps = Steps(0.3, 4.0, 0.65, 0.85, 50.0, baseline, False, exploration=baseline, exploration_slots=200.0)
     graph = graph_of(instance.access_point, DEADLINE, kappa)
     learner = fresh(graph, DEADLINE, reads)
-    slots = trajectory(instance, 300)
+    slots = history(instance, 300)
     learn_from(slots, learner, graph, reads, steps)
     plain = Plain(instance.access_point, kappa, reads == CONTENTION)
-    for (queue, send, delivered), (next_queue, next_send, _) in zip(slots, slots[1:]):
+    for (queue, send, delivered), (next_queue, next_send, _) in itertools.pairwise(slots):
         plain.improve(steps, (queue, send), delivered, (next_queue, next_send))
     np.testing.assert_allclose(learner.average, plain.average, rtol=0, atol=ROUNDING)
     np.testing.assert_allclose(learner.theta, plain.theta, rtol=0, atol=ROUNDING)
@@ -149,15 +123,15 @@ def test_kernels_equal_algorithm_1_in_plain_python(kappa, reads, baseline):
             np.testing.assert_allclose(learner.policy[i, queue], expected, rtol=0, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("kappa, reads", [(0, OWN), (1, BALL), (1, CONTENTION)])
+@pytest.mark.parametrize(("kappa", "reads"), [(0, OWN), (1, BALL), (1, CONTENTION)])
 def test_compiled_kernels_equal_themselves_in_python(kappa, reads):
     instance = on_grid(Grid(height=3, width=3, instance=1))
     graph = graph_of(instance.access_point, DEADLINE, kappa)
     made = []
     for compiled in (True, False):
         learner = fresh(graph, DEADLINE, reads, 1 << 12)
-        with np.errstate(over="ignore"):
-            learn_from(trajectory(instance, 60), learner, graph, reads, Steps(0.3, 4.0, rescale=True), compiled)
+        kernels = [k if compiled else k.py_func for k in (encode, locate, improve)]
+        learn_from(history(instance, 60), learner, graph, reads, Steps(0.3, 4.0, rescale=True), kernels)
         made.append(learner)
     for one, other in zip(*made):
         np.testing.assert_allclose(one, other, rtol=0, atol=ROUNDING)
@@ -183,7 +157,9 @@ def test_the_dummy_state_action_stays_0_and_an_empty_queue_moves_no_policy():
     learner = fresh(graph, DEADLINE, BALL)
     nobody = np.zeros(4, np.int64)
     learn_from([(nobody, nobody, np.ones(4, bool))] * 5, learner, graph, BALL, Steps(0.5, 5.0))
-    assert not learner.values.any() and not learner.theta.any() and learner.counts[1] == 0
+    assert not learner.values.any()
+    assert not learner.theta.any()
+    assert learner.counts[1] == 0
     assert (learner.average > 0.9).all()
 
 
@@ -217,7 +193,7 @@ def test_every_ball_s_state_action_has_a_cell_of_its_own_and_finds_it_again():
     learner = fresh(graph, DEADLINE, BALL, 1 << 16)
     owner: dict[int, tuple] = {}
     code, cell = np.zeros(9, np.int64), np.zeros(9, np.int64)
-    for queue, send, _ in trajectory(instance, 1000):
+    for queue, send, _ in history(instance, 1000):
         encode(graph.access_point, queue, send, code)
         locate(BALL, learner.keys, learner.values, learner.counts, graph, code, cell)
         for i in range(9):
@@ -231,7 +207,9 @@ def test_a_full_table_stays_within_its_cells_and_what_finds_none_counts_as_0():
     for kernel in (find, find.py_func):
         keys, values, counts = np.zeros(64, np.uint64), np.zeros(65), np.zeros(2, np.int64)
         found = [kernel(keys, values, counts, np.uint64(k)) for k in range(1, 100)]
-        assert sorted(found[:64]) == list(range(64)) and set(found[64:]) == {64} and counts[1] == 64
+        assert sorted(found[:64]) == list(range(64))
+        assert set(found[64:]) == {64}
+        assert counts[1] == 64
 
 
 # ---- Q5: the critic against the exact Q; Q8: locality
@@ -246,24 +224,14 @@ def test_q5_in_a_tenth_of_the_time_it_comes_within_10_percent():
     assert critic_error(0, 200_000) <= 0.1
 
 
-@pytest.mark.parametrize("kappa, reads", [(0, OWN), (1, BALL), (2, BALL), (1, CONTENTION)])
+@pytest.mark.parametrize(("kappa", "reads"), [(0, OWN), (1, BALL), (2, BALL), (1, CONTENTION)])
 def test_q8_a_user_s_update_has_the_same_bits_whatever_happens_outside_twice_its_ball(kappa, reads):
-    instance = on_grid(Grid(height=7, width=7, instance=2, arrival=0.1))  # quiet, so that state-actions come again
-    graph = graph_of(instance.access_point, DEADLINE, kappa)
-    near = balls(neighbours_of(instance.access_point), 2 * kappa)[0]
-    ball, inside = graph.ball[0][graph.ball[0] >= 0], np.isin(np.arange(49), near[near >= 0])
-    slots, other = trajectory(instance, 500, seed=1), trajectory(instance, 500, seed=2)
-    replay = [tuple(np.where(inside, a, b) for a, b in zip(*pair)) for pair in zip(slots, other)]
-    made = []
-    for history in (slots, replay):
-        learner = fresh(graph, DEADLINE, reads, 1 << 18)
-        learn_from(history, learner, graph, reads, Steps(0.5, 5.0, baseline=0.01))
-        made.append(learner)
-    one, two = made
+    one, two, ball = replayed(kappa, reads)
     for field in ("theta", "policy", "average", "baseline"):
         assert getattr(one, field)[0].tobytes() == getattr(two, field)[0].tobytes(), field
     assert one.average[ball].tobytes() == two.average[ball].tobytes()
-    assert one.theta[0].any() and one.theta[-1].tobytes() != two.theta[-1].tobytes()
+    assert one.theta[0].any()
+    assert one.theta[-1].tobytes() != two.theta[-1].tobytes()
 
 
 # ---- what the sky does: other access points
@@ -276,10 +244,12 @@ def test_a_new_access_point_starts_level_with_the_mean_of_what_stays():
     follow(theta, policy, np.full_like(points, -2), points)
     before, kept = theta.copy(), policy.copy()
     follow(theta, policy, points, after)
-    assert theta[1].tobytes() == before[1].tobytes() and policy[1].tobytes() == kept[1].tobytes()
+    assert theta[1].tobytes() == before[1].tobytes()
+    assert policy[1].tobytes() == kept[1].tobytes()
     assert theta[0, 1, :2].tobytes() == before[0, 1, :2].tobytes()
     assert theta[0, 1, 2] == pytest.approx(before[0, 1, :2].mean(), rel=1e-15)
-    assert policy[0, 1, 3] == 0.0 and policy[0].sum(axis=1) == pytest.approx([1.0, 1.0])
+    assert policy[0, 1, 3] == 0.0
+    assert policy[0].sum(axis=1) == pytest.approx([1.0, 1.0])
     follow.py_func(before, kept, points, after)
     softmax_row.py_func(before, kept, after, 0, 1)
     np.testing.assert_allclose(before, theta, rtol=0, atol=ROUNDING)
@@ -316,10 +286,10 @@ def test_aloha_weighs_an_access_point_by_its_success_over_the_users_it_has():
 
 
 OPTIONS = [
-    {"kappa": 0, "reads": "ball"},
-    {"kappa": 1, "reads": "ball", "schedule": "theory", "most_cells": 4096},
-    {"kappa": 1},
-    {"kappa": 2, "reads": "ball", "most_cells": 4096},
+    {"kappa": 0, "contention": False},
+    {"kappa": 1, "contention": False, "theory": True, "most_cells": 4096},
+    {"kappa": 1, "exploration": 0.5},
+    {"kappa": 2, "contention": False, "most_cells": 4096},
 ]
 
 
@@ -368,12 +338,13 @@ def test_learning_twice_for_one_slot_is_learning_once():
     two.learn = lambda: (learn(), learn())[0]  # type: ignore[method-assign]
     flight(one, 50)
     flight(two, 50)
-    assert one.learner.theta.any() and one.learner.theta.tobytes() == two.learner.theta.tobytes()
+    assert one.learner.theta.any()
+    assert one.learner.theta.tobytes() == two.learner.theta.tobytes()
 
 
 def test_a_controller_bears_a_sky_on_which_everything_changes_and_its_table_stays_bounded():
-    controller = ScalableAc(world_of().agents[0], 1, kappa=1, reads="ball", most_cells=2048)
-    rng = np.random.default_rng(0)
+    controller = ScalableAc(world_of().agents[0], 1, kappa=1, contention=False, most_cells=2048)
+    rng, points = np.random.default_rng(0), np.zeros((25, 4), np.int64)
     for slot in range(300):
         points = rng.integers(-1, 16, (25, 4)) if slot % 7 == 0 else points
         seen = {
@@ -385,12 +356,14 @@ def test_a_controller_bears_a_sky_on_which_everything_changes_and_its_table_stay
         send = controller.act(Observation("users", slot, seen, None if slot == 0 else 0.1)).values["send"]
         controller.learn()
         rows = np.flatnonzero(send > 0)
-        assert (seen["queue"][rows] > 0).all() and (points[rows, send[rows] - 1] >= 0).all()
+        assert (seen["queue"][rows] > 0).all()
+        assert (points[rows, send[rows] - 1] >= 0).all()
     assert 0 < controller.cells_in_use <= 2048 == controller.learner.keys.size
-    assert np.isfinite(controller.learner.theta).all() and controller.learner.counts[0] > 250
+    assert np.isfinite(controller.learner.theta).all()
+    assert controller.learner.counts[0] > 250
 
 
-@pytest.mark.parametrize("kappa, reads", [(0, OWN), (1, CONTENTION)])
+@pytest.mark.parametrize(("kappa", "reads"), [(0, OWN), (1, CONTENTION)])
 def test_memory_of_a_user_goes_with_its_neighbourhood_not_with_the_network(kappa, reads):
     bytes_per_user = []
     for side in (5, 20):
@@ -401,14 +374,14 @@ def test_memory_of_a_user_goes_with_its_neighbourhood_not_with_the_network(kappa
 
 
 @pytest.mark.parametrize(
-    "options, named",
+    ("options", "named"),
     [
         ({"kappa": 3}, "kappa"),
-        ({"reads": "all"}, "reads"),
-        ({"schedule": "fast"}, "schedule"),
         ({"actor_step": -1.0}, "actor_step"),
         ({"critic_step": float("nan")}, "critic_step"),
         ({"offset_slots": 0.0}, "offset_slots"),
+        ({"exploration": -0.1}, "exploration"),
+        ({"exploration_slots": 0.0}, "exploration_slots"),
         ({"most_cells": 0}, "most_cells"),
     ],
 )
