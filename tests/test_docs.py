@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -388,6 +389,6 @@ def test_controllers_page_names_exactly_what_the_seats_of_ntn_cell_see_answer_an
 
 def test_readme_gives_the_two_commands_that_are_tried():
     lines = page(".ci/run").splitlines()
-    tried = [" && ".join(pair) for pair in zip(lines, lines[1:]) if pair[0].startswith("python -m pip install")]
+    tried = [" && ".join(pair) for pair in pairwise(lines) if pair[0].startswith("python -m pip install")]
     assert len(tried) == 2
     assert all(f"\n    {command}\n" in page("README.md") for command in tried)
