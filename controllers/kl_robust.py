@@ -59,6 +59,8 @@ def approximate_operator(
 
     Arguments as nominal_operator's. A contraction by gamma * (1 + sqrt(2 * radius)) where that is below 1.
     """
+    if not (radius >= 0.0 and epsilon >= 0.0):
+        raise ValueError(f"need radius >= 0 and epsilon >= 0, got {radius} and {epsilon}")
     mean, deviation = moments(transition, q.max(axis=-1), epsilon)
     return reward + gamma * (mean - math.sqrt(2.0 * radius) * deviation)
 
@@ -111,7 +113,8 @@ def kl_worst_mean(probability: np.ndarray, value: np.ndarray, radius: float) -> 
     radius       ()             nats, >= 0; 0 gives the mean
 
     Returns (...). Equals sup over lambda > 0 of -lambda log E exp(-value / lambda) - lambda radius; the limit
-    lambda -> 0 is the smallest value that can come. Raises ValueError for a negative radius or what is no law.
+    lambda -> 0 is the smallest value that can come. Raises ValueError for a negative radius, for what is no law, and
+    for values that are not finite.
     Checked by tests/papers/test_kl_robust.py::test_m2_...
     """
     return kl_worst(probability, value, radius).mean
@@ -128,6 +131,8 @@ def kl_worst(probability: np.ndarray, value: np.ndarray, radius: float) -> Worst
     p, v = (np.array(np.broadcast_to(x, shape), dtype=float, order="C") for x in (probability, value))
     if not ((p >= 0.0).all() and (np.abs(p.sum(axis=-1) - 1.0) < 1e-9).all()):
         raise ValueError("probability must hold laws along its last axis: not negative, adding up to 1")
+    if not np.isfinite(v[p > 0.0]).all():
+        raise ValueError("value must be finite wherever the probability is not 0")
     rows = (math.prod(shape[:-1]), shape[-1])
     theta, mean, law = np.empty(rows[0]), np.empty(rows[0]), np.empty(rows)
     worst_rows(p.reshape(rows), v.reshape(rows), float(radius), theta, mean, law)
@@ -141,6 +146,7 @@ def worst_rows(probability, value, radius, theta, mean, law):
     The divergence of the tilted law, k(theta) = -theta E_q v - log E_p exp(-theta v), grows from 0 to -log of the
     probability of the smallest value, with dk / dlog(theta) = theta^2 Var_q v. So: Newton in log(theta) from
     theta = sqrt(2 radius) / sigma, which is exact for a normal value, kept inside a bracket that bisection narrows.
+    Values are counted from the smallest in units of their range, so that squares neither overflow nor vanish.
     """
     n_rows, n = probability.shape
     for i in range(n_rows):
@@ -149,15 +155,15 @@ def worst_rows(probability, value, radius, theta, mean, law):
             if probability[i, j] > 0.0:
                 low, high = min(low, value[i, j]), max(high, value[i, j])
                 m += probability[i, j] * value[i, j]
-        variance, at_low = 0.0, 0.0
+        variance, at_low, span = 0.0, 0.0, high - low
         for j in range(n):
             law[i, j] = probability[i, j]
-            if probability[i, j] > 0.0:
-                variance += probability[i, j] * (value[i, j] - m) ** 2
+            if probability[i, j] > 0.0 and span > 0.0:
+                variance += probability[i, j] * ((value[i, j] - m) / span) ** 2
                 if value[i, j] == low:
                     at_low += probability[i, j]
         theta[i], mean[i] = 0.0, min(max(m, low), high)
-        if radius == 0.0 or high == low or variance == 0.0:
+        if radius == 0.0 or variance == 0.0:
             continue
         if radius >= -math.log(at_low):
             theta[i], mean[i] = math.inf, low
@@ -171,10 +177,11 @@ def worst_rows(probability, value, radius, theta, mean, law):
             z = tilted_mean = square = 0.0
             for j in range(n):
                 if probability[i, j] > 0.0:
-                    weight = probability[i, j] * math.exp(-t * (value[i, j] - low))
+                    above_low = (value[i, j] - low) / span
+                    weight = probability[i, j] * math.exp(-t * above_low)
                     z += weight
-                    tilted_mean += weight * (value[i, j] - low)
-                    square += weight * (value[i, j] - low) ** 2
+                    tilted_mean += weight * above_low
+                    square += weight * above_low**2
             tilted_mean /= z
             slope = t * t * max(square / z - tilted_mean**2, 0.0)
             excess = -t * tilted_mean - math.log(z) - radius
@@ -189,15 +196,17 @@ def worst_rows(probability, value, radius, theta, mean, law):
             if abs(to - at) <= 1e-15 * max(1.0, abs(at)):
                 break
             at = to
-        theta[i] = math.exp(at)
+        t = math.exp(at)
+        theta[i] = t / span
         z = tilted_mean = 0.0
         for j in range(n):
             law[i, j] = 0.0
             if probability[i, j] > 0.0:
-                law[i, j] = probability[i, j] * math.exp(-theta[i] * (value[i, j] - low))
+                above_low = (value[i, j] - low) / span
+                law[i, j] = probability[i, j] * math.exp(-t * above_low)
                 z += law[i, j]
-                tilted_mean += law[i, j] * (value[i, j] - low)
-        mean[i] = low + tilted_mean / z
+                tilted_mean += law[i, j] * above_low
+        mean[i] = low + span * (tilted_mean / z)
         for j in range(n):
             law[i, j] /= z
 
@@ -233,8 +242,10 @@ def solve(
 
     epsilon  ()  None: exact; a number: approximate_operator with it
 
-    Returns Q (nS, nA), residual at most 1e-10. Raises ValueError where the approximate operator does not contract.
+    Returns Q (nS, nA), residual at most 1e-10. Raises ValueError for what checked_tables refuses, and where the
+    approximate operator does not contract.
     """
+    transition, reward = checked_tables(transition, reward, gamma, radius, 0.0 if epsilon is None else epsilon)
     if epsilon is not None:
         nothing = np.zeros_like(reward, dtype=float)
         return fixed_point(lambda q: approximate_operator(q, transition, reward, gamma, radius, epsilon), nothing)
@@ -247,6 +258,24 @@ def solve(
             break
         policy = np.where(better, greedy(q), policy)
     return fixed_point(lambda q: robust_operator(q, transition, reward, gamma, radius), q)
+
+
+def checked_tables(
+    transition: np.ndarray, reward: np.ndarray, gamma: float, radius: float, epsilon: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Transition (nS, nA, nS) and reward (nS, nA) as float64. Raises ValueError for what is no such problem."""
+    laws, earned = np.asarray(transition, dtype=float), np.asarray(reward, dtype=float)
+    if earned.ndim != 2 or not earned.size or laws.shape != (*earned.shape, len(earned)):
+        raise ValueError(
+            f"need reward (nS, nA) and transition (nS, nA, nS), each at least 1; got {earned.shape} and {laws.shape}"
+        )
+    if not ((laws >= 0.0).all() and (np.abs(laws.sum(axis=-1) - 1.0) < 1e-9).all()):
+        raise ValueError("transition must hold laws along its last axis: not negative, adding up to 1")
+    if not np.isfinite(earned).all():
+        raise ValueError("reward must be finite")
+    if not (0.0 <= gamma < 1.0 and radius >= 0.0 and 0.0 <= epsilon < np.inf):
+        raise ValueError(f"need 0 <= gamma < 1, radius >= 0, epsilon >= 0; got {gamma}, {radius}, {epsilon}")
+    return laws, earned
 
 
 def robust_policy_value(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from controllers.kl_robust import checked_tables
 from twin.errors import ControllerError
 from twin.parallel import spread
 from twin.simd import wide_vectors
@@ -23,6 +24,7 @@ from twin.types import Action, Agent, Observation
 EPSILON = 1e-3  # keeps the standard deviation off zero; the specification's value
 LEAST_STEP = 1e-6  # of a0 and b0
 LANES = 32  # runs beside each other: four of the longest vectors; with 16 the compiler leaves the choice to scalars
+FEW = LANES // 3  # so many runs, or fewer, are made one by one: a block of LANES costs as much as some 13 do
 CHOICES = 4  # next states beyond the first, chosen among in one pass
 RESOLUTION = 2**32  # 32 bits choose a next state: its probability is off by 2^-33, while 1e6 samples err by 5e-4
 
@@ -155,7 +157,7 @@ def advance(
                     v, v1, v2, v3, v4 = value[x, i], value[x1, i], value[x2, i], value[x3, i], value[x4, i]
                     v = chosen(drawn[i], v, v1, v2, v3, v4, t1, t2, t3, t4)  # (4.2): V(S'), with the old Q
                     q, m, s = of_pair[i], of_pair[LANES + i], of_pair[2 * LANES + i]
-                    sigma = np.sqrt(s - m * m + floor)
+                    sigma = np.sqrt(max(s - m * m, 0.0) + floor)  # below 0 by rounding alone
                     of_pair[i] = q + slow * (earned + gamma * (m - kappa * sigma) - q)  # (4.1)
                     of_pair[LANES + i] = m + fast * (v - m)  # (4.3)
                     of_pair[2 * LANES + i] = s + fast * (v * v - s)
@@ -165,6 +167,53 @@ def advance(
 def next_four(table, row, at):
     """Four entries of a table's row."""
     return table[row, at], table[row, at + 1], table[row, at + 2], table[row, at + 3]
+
+
+@njit(cache=True, nogil=True)
+def advance_singly(
+    iterates, generators, reward, next_state, threshold, n_actions, gamma, kappa, epsilon, a0, n0, b0, b, first, last
+):
+    """Kernel: what `advance` does, for one run after the other: its vectors go over the pairs of a run.
+
+    iterates    (n_runs, 3, n_pairs)               Q, m and s of each pair
+    generators  (n_runs, 2)                        uint64
+    next_state  ((1 + n_thresholds) * n_pairs,)    uint64; pairs fastest
+    threshold   (n_thresholds, n_pairs)            uint64
+
+    Gives to the bit what `advance` gives.
+    """
+    wide_vectors()
+    n_thresholds, n_pairs = threshold.shape
+    value, v = np.empty(n_pairs // n_actions), np.empty(n_pairs)
+    bits, at = np.empty(n_pairs + 1, np.uint64), np.empty(n_pairs, np.uint64)
+    row, none, floor = np.uint64(n_pairs), np.uint64(0), epsilon * epsilon
+    for run in range(iterates.shape[0]):
+        q, m, s = iterates[run, 0], iterates[run, 1], iterates[run, 2]
+        one, two = generators[run, 0], generators[run, 1]
+        for n in range(first, last):
+            slow, fast = min(1.0, a0 / (n + n0)), min(1.0, b0 / (n + n0) ** b)
+            for state in range(value.size):  # V(x) = max_a Q(x, a)
+                best = q[n_actions * state]
+                for action in range(1, n_actions):
+                    best = max(best, q[n_actions * state + action])
+                value[state] = best
+            for pair in range(0, n_pairs, 2):
+                word, one, two = next_word(one, two)
+                bits[pair], bits[pair + 1] = word >> np.uint64(32), word & np.uint64(0xFFFFFFFF)
+            for pair in range(n_pairs):
+                at[pair] = pair
+            for k in range(n_thresholds):
+                reached = threshold[k]
+                for pair in range(n_pairs):
+                    at[pair] += row if bits[pair] >= reached[pair] else none
+            for pair in range(n_pairs):
+                v[pair] = value[next_state[at[pair]]]  # (4.2): V(S'), with the old Q
+            for pair in range(n_pairs):
+                sigma = np.sqrt(max(s[pair] - m[pair] * m[pair], 0.0) + floor)
+                q[pair] += slow * (reward[pair] + gamma * (m[pair] - kappa * sigma) - q[pair])  # (4.1)
+                m[pair] += fast * (v[pair] - m[pair])  # (4.3)
+                s[pair] += fast * (v[pair] * v[pair] - s[pair])
+        generators[run, 0], generators[run, 1] = one, two
 
 
 @njit(cache=True, nogil=True)
@@ -195,6 +244,7 @@ class Runs:
     q, m, s  (n_runs, nS, nA) each: values, and mean and mean square of the value that comes next
 
     What a run gives depends on the tables, the steps, the seed and its number: not on threads, nor on other runs.
+    Raises ValueError for tables that are none and numbers out of range.
     """
 
     def __init__(
@@ -209,28 +259,35 @@ class Runs:
         n_runs: int = 1,
         seed: int = 0,
     ):
-        if not (0.0 <= gamma < 1.0 and radius >= 0.0 and epsilon >= 0.0):
-            raise ValueError(f"need 0 <= gamma < 1, radius >= 0, epsilon >= 0; got {gamma}, {radius}, {epsilon}")
+        transition, reward = checked_tables(transition, reward, gamma, radius, epsilon)
+        if n_runs < 1 or math.isinf(radius):
+            raise ValueError(f"need at least 1 run and a finite radius, got {n_runs} and {radius}")
         self.shape, self.n_runs, self.seed, self.n = reward.shape, n_runs, seed, 0
-        self.transition, self.reward = transition, np.ascontiguousarray(reward, dtype=float).ravel()
+        self.transition, self.reward = transition, np.ascontiguousarray(reward).ravel()
         self.gamma, self.kappa, self.epsilon, self.steps = gamma, math.sqrt(2.0 * radius), epsilon, steps
         self._sampler = sampler(transition)
-        n_blocks = math.ceil(n_runs / LANES)
-        of_pairs = np.zeros((n_blocks, reward.size, 3, LANES))
-        of_pairs[:, :, 2] = 1.0
-        self.iterates = of_pairs.reshape(n_blocks, -1)
-        self.generators = np.empty((n_blocks, 2, LANES), np.uint64)
-        for run in range(n_blocks * LANES):
-            self.generators[run // LANES, :, run % LANES] = _generator(seed, run)
+        self.iterates: np.ndarray
+        self.lanes = 1 if n_runs <= FEW else LANES
+        n_blocks = math.ceil(n_runs / self.lanes)
+        self.generators = np.array([_generator(seed, run) for run in range(n_blocks * self.lanes)])
+        if self.lanes == 1:
+            self.iterates = np.zeros((n_runs, 3, reward.size))
+            self.iterates[:, 2] = 1.0
+            self._turned = self._sampler.next_state.T.ravel().astype(np.uint64), self._sampler.threshold.T.copy()
+        else:
+            self.iterates = np.zeros((n_blocks, reward.size, 3, LANES))
+            self.iterates[:, :, 2] = 1.0
+            self.iterates = self.iterates.reshape(n_blocks, -1)
+            self.generators = self.generators.reshape(n_blocks, LANES, 2).transpose(0, 2, 1).copy()
 
     def advance(self, n: int, threads: int | None = None) -> None:
         """Make steps until there are n, in several threads."""
-
-        next_state, threshold = self._sampler
+        kernel: Callable[..., None] = advance_singly if self.lanes == 1 else advance
+        drawing = self._turned if self.lanes == 1 else self._sampler
 
         def work(first: int, last: int) -> None:
-            advance(
-                self.iterates[first:last], self.generators[first:last], self.reward, next_state, threshold,
+            kernel(
+                self.iterates[first:last], self.generators[first:last], self.reward, *drawing,
                 self.shape[1], float(self.gamma), self.kappa, float(self.epsilon), float(self.steps.a0),
                 float(self.steps.n0), float(self.steps.b0), float(self.steps.b), self.n + 1, n + 1,
             )  # fmt: skip
@@ -251,6 +308,8 @@ class Runs:
         return self._of(2)
 
     def _of(self, which: int) -> np.ndarray:
+        if self.lanes == 1:
+            return self.iterates[:, which].reshape(-1, *self.shape).copy()
         of_pairs = self.iterates.reshape(-1, self.reward.size, 3, LANES)[:, :, which]
         return of_pairs.transpose(0, 2, 1).reshape(-1, *self.shape)[: self.n_runs].copy()
 
@@ -259,12 +318,14 @@ class Runs:
 
         The kernel keeps no count; the samples are drawn again.
         """
+        if not self.n:
+            raise ValueError("a run that has made no step has no samples: advance it first")
         next_state, threshold = self._sampler
         counts = np.zeros(next_state.shape, np.int64)
         one, two = _generator(self.seed, run)
         count(one, two, threshold, self.n, counts)
         laws = np.zeros((self.reward.size, self.shape[0]))
-        np.add.at(laws, (np.arange(self.reward.size)[:, None], next_state), counts / max(self.n, 1))
+        np.add.at(laws, (np.arange(self.reward.size)[:, None], next_state), counts / self.n)
         return laws.reshape(self.transition.shape)
 
     def copy(self) -> "Runs":
@@ -312,7 +373,8 @@ def limit_law(
     q           (nS, nA)      with one best action in each state
     a0          ()            of the slow steps
 
-    Raises ValueError where a0 is too small for a limit law. Needs scipy. Checked by test_mvsa.py::test_m5_...
+    Raises ValueError where a0 is too small for a limit law, and where epsilon does not keep a deviation off zero.
+    Needs scipy. Checked by test_mvsa.py::test_m5_...
     """
     from scipy.linalg import solve_continuous_lyapunov
 
@@ -321,6 +383,10 @@ def limit_law(
     off = value - transition @ value[:, None]  # (nS, nA, nS): v(s') - m
     variance = (transition * off**2).sum(axis=-1)
     sigma = np.sqrt(variance + epsilon**2)[..., None]
+    certain = (transition > 0.0).sum(axis=-1, keepdims=True) == 1
+    sigma = np.where(certain, 1.0, sigma)  # one next state: off is 0, and so is its quotient
+    if (sigma <= 1e-12 * np.abs(value).max()).any():
+        raise ValueError("a pair has equal values ahead and so no deviation to differentiate: take a larger epsilon")
 
     pull = gamma * transition * (1.0 - kappa * off / sigma)  # of v(s') on the operator, (5.4)
     jacobian = np.zeros((q.size, q.size))

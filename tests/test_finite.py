@@ -146,6 +146,14 @@ def test_way_that_ends_before_the_distance_is_refused():
         at_divergence(nominal, lambda t: np.array([0.5 - 0.1 * t, 0.5 + 0.1 * t]), 0.5, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("nominal", "kind"), [((0.5, 0.3, 0.0, 0.2), "bursts"), ((0.0, 0.3, 0.5, 0.2), "bursts_and_lulls")]
+)
+def test_demand_that_needs_counts_the_nominal_one_never_has_is_refused(nominal, kind):
+    with pytest.raises(ScenarioError, match="never has"):
+        differing(np.array(nominal), kind, 0.02)
+
+
 # ---- the world
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from controllers.kl_robust import approximate_operator, solve, value_bound
-from controllers.mvsa import EPSILON, LimitLaw, Runs, Steps, interval, limit_law
+from controllers.mvsa import EPSILON, LimitLaw, Runs, Steps, interval, limit_law, next_word
 from controllers.papers import Row, write_csv
 from controllers.papers.robust_exact import rows as exact_rows
 from twin.parallel import default_threads
@@ -362,10 +362,24 @@ def invariant_rows(tables: Tables, n_steps: int = 1_000) -> list[Row]:
         q, m, s = runs.q, runs.m, runs.s
         variance = min(variance, float((s - m**2).min()))
         largest = max(largest, *(float(np.abs(x).max()) for x in (q, m, np.sqrt(s))))
+    words, state = 0, tuple(Runs(tables.transition, tables.reward, GAMMA, RADIUS, seed=SEED).generators[0])
+    a_step = -(-tables.reward.size // 2)  # one word draws for two pairs
+    while state != tuple(runs.generators[0, :, 0]) and words <= 2 * n_steps * a_step:
+        _, *rest = next_word(*state)
+        words, state = words + 1, tuple(np.uint64(x) for x in rest)
+    drawn = words / (n_steps * a_step)
     source = f"32 runs, each of {n_steps} iterates"
     return [
         Row("M6_smallest_s_less_m_squared", variance, None, ">= -1e-12", variance >= -1e-12, source),
         Row("M6_largest_iterate", largest, None, f"<= {bound:.4g}", largest <= bound, source),
+        Row(
+            "M6_samples_per_pair_and_step",
+            drawn,
+            None,
+            "1",
+            drawn == 1.0,
+            "words until a run's generator stands as it does",
+        ),
     ]
 
 
@@ -451,12 +465,18 @@ def _slow_move(q, m, s, reward, kappa, slow, move) -> None:
 
 
 def speeds(tables: Tables, rounds: int = 12) -> dict[str, float]:
-    """ns per update of a pair: the kernel in one thread and in all, NumPy with one run, with all of 64 and of 200.
+    """ns per update of a pair, one run and many: the kernel in one thread and in all, NumPy with 1, 64 and 200 runs.
 
     Taken in turns, so that whatever else the machine does meets all of them; the least of so many rounds.
     """
     rng = np.random.default_rng(SEED)
     runs = Runs(tables.transition, tables.reward, GAMMA, RADIUS, n_runs=128, seed=SEED)
+
+    single = Runs(tables.transition, tables.reward, GAMMA, RADIUS, seed=SEED)
+
+    def kernel_one_run() -> int:
+        single.advance(single.n + 1_000, threads=1)
+        return 1_000
 
     def kernel() -> int:
         runs.advance(runs.n + 100, threads=1)
@@ -471,6 +491,7 @@ def speeds(tables: Tables, rounds: int = 12) -> dict[str, float]:
         return 100 * runs.n_runs
 
     work: dict[str, Callable[[], int]] = {
+        "kernel_one_run": kernel_one_run,
         "kernel": kernel,
         "kernel_in_threads": kernel_in_threads,
         "numpy_one_run": one,
@@ -492,12 +513,12 @@ def speeds(tables: Tables, rounds: int = 12) -> dict[str, float]:
 
 
 def speed_rows(tables: Tables) -> list[Row]:
-    """The kernel against either NumPy loop, and how long an update takes."""
+    """The kernels against NumPy at the same work: one run against one, and many runs against many at once."""
     ns = speeds(tables)
     one, many = ns["numpy_one_run"], min(ns["numpy_64_runs"], ns["numpy_200_runs"])
     source = "in turns, least of 12 rounds; " + ", ".join(f"{name} {value:.3g} ns" for name, value in ns.items())
     ratios = {
-        "one_run_at_a_time_one_thread": one / ns["kernel"],
+        "one_run_one_thread": one / ns["kernel_one_run"],
         "all_runs_at_once_one_thread": many / ns["kernel"],
         f"all_runs_at_once_{default_threads()}_threads": many / ns["kernel_in_threads"],
     }

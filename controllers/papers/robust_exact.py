@@ -412,7 +412,8 @@ def price_rows(cases: list[Case]) -> list[Row]:
             "robust_reservation_least_gain_of_harmful_kinds_farther_away_percent",
             "> 0 %",
             [c for c in beyond if c.demand != "random" and c.harm_percent > 0.0],
-            f"at {FARTHER} times that radius, of the kinds that raise the nominal policy's cost",
+            f"at {FARTHER} times that radius, of the kinds that raise the nominal policy's cost (not the goal: "
+            "added when the results were known)",
         ),
         flown_row(believed, next(c for c in beyond if c.demand == "wider")),
     ]

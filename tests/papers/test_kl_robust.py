@@ -266,6 +266,47 @@ def test_what_is_no_law_is_refused():
         kl_worst_mean(np.array([0.5, 0.6]), np.array([0.0, 1.0]), 0.1)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_no_numbers_are_refused_where_they_can_come(bad):
+    value = np.array([bad, 1.0, 2.0])
+    with pytest.raises(ValueError, match="finite"):
+        kl_worst_mean(np.array([0.1, 0.4, 0.5]), value, 0.1)
+    assert 1.0 < kl_worst_mean(np.array([0.0, 0.5, 0.5]), value, 0.1) < 1.5
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e160, 1e300])
+def test_worst_mean_of_very_large_and_very_small_values_scales(scale):
+    p, v = np.array([0.2, 0.3, 0.5]), np.array([1.0, -2.0, 4.0])
+    plain, scaled = kl_worst(p, v, 0.1), kl_worst(p, scale * v, 0.1)
+    assert scaled.mean / scale == pytest.approx(float(plain.mean), rel=1e-12)
+    np.testing.assert_allclose(scaled.law, plain.law, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"gamma": 1.2}, "gamma < 1"),
+        ({"gamma": 1.0}, "gamma < 1"),
+        ({"gamma": -0.1}, "0 <= gamma"),
+        ({"radius": -0.1}, "radius >= 0"),
+        ({"epsilon": -1e-3}, "epsilon >= 0"),
+        ({"reward": np.zeros((2, 3))}, "need reward"),
+        ({"reward": np.full((3, 2), np.nan)}, "finite"),
+        ({"transition": np.full((3, 2, 3), 0.3)}, "laws"),
+    ],
+)
+@pytest.mark.parametrize("epsilon", [None, EPSILON])
+def test_problem_that_has_no_fixed_point_is_refused_in_words(changes, word, epsilon):
+    good = {"transition": np.full((3, 2, 3), 1 / 3), "reward": np.ones((3, 2)), "gamma": 0.6, "radius": 0.02}
+    with pytest.raises(ValueError, match=word):
+        solve(**{**good, "epsilon": epsilon, **changes})
+
+
+def test_approximate_operator_refuses_a_negative_radius_in_words():
+    with pytest.raises(ValueError, match="radius >= 0"):
+        approximate_operator(np.zeros((1, 1)), np.ones((1, 1, 1)), np.ones((1, 1)), 0.6, -0.1)
+
+
 # ---- M3: order and expansion
 
 

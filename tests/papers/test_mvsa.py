@@ -138,6 +138,11 @@ def test_kernel_equals_the_plain_loop_and_draws_once_per_pair_and_step(n_states,
     runs = Runs(transition, reward, 0.7, 0.05, n_runs=LANES + 1, seed=5)
     begun = runs.generators.copy()
     runs.advance(60, threads=1)
+    few = Runs(transition, reward, 0.7, 0.05, n_runs=2, seed=5)
+    few.advance(60, threads=1)
+    for alone, beside in ((few.q, runs.q), (few.m, runs.m), (few.s, runs.s)):
+        assert (alone == beside[:2]).all()
+    assert (few.generators == runs.generators[0, :, :2].T).all()
     for k in (0, 7, LANES):
         state = begun[k // LANES, :, k % LANES]
         q, m, s, left = plain(transition, reward, 0.7, runs.kappa, EPSILON, Steps(), state, 60)
@@ -146,13 +151,16 @@ def test_kernel_equals_the_plain_loop_and_draws_once_per_pair_and_step(n_states,
         assert tuple(int(x) for x in runs.generators[k // LANES, :, k % LANES]) == left
 
 
-def test_compiled_kernel_equals_the_same_in_plain_python():
+@pytest.mark.parametrize("n_runs", [1, LANES])
+def test_compiled_kernel_equals_the_same_in_plain_python(n_runs, monkeypatch):
     transition, reward = random_tables(np.random.default_rng(2), 7, 1)  # seven next states: two passes of choices
-    one, other = (Runs(transition, reward, 0.6, 0.02, seed=4) for _ in range(2))
+    one, other = (Runs(transition, reward, 0.6, 0.02, n_runs=n_runs, seed=4) for _ in range(2))
     one.advance(2)
+    kernel, drawing = (mvsa.advance_singly, other._turned) if n_runs == 1 else (mvsa.advance, other._sampler)
+    monkeypatch.setattr(mvsa, "next_word", mvsa.next_word.py_func)
     with np.errstate(over="ignore"):
-        mvsa.advance.py_func(
-            other.iterates, other.generators, other.reward, *other._sampler, 1, 0.6, other.kappa, EPSILON,
+        kernel.py_func(
+            other.iterates, other.generators, other.reward, *drawing, 1, 0.6, other.kappa, EPSILON,
             6.0, 100.0, 2.0, 0.7, 1, 3,
         )  # fmt: skip
     np.testing.assert_allclose(one.iterates, other.iterates, rtol=1e-14, atol=1e-15)
@@ -206,7 +214,47 @@ def test_out_of_range_arguments_are_refused(tables):
         limit_law(tables.transition, q, GAMMA, RADIUS, 1.25)
 
 
+def test_tables_that_are_none_are_refused_before_a_kernel_trusts_them(tables):
+    laws, reward = tables.transition, tables.reward
+    for transition, earned, word in (
+        (laws, reward[:2], "need reward"),
+        (0.5 * laws, reward, "laws"),
+        (-laws, reward, "laws"),
+        (np.nan * laws, reward, "laws"),
+        (laws, np.inf * reward, "finite"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            Runs(transition, earned, GAMMA, RADIUS)
+    for n_runs, radius in ((0, RADIUS), (1, np.inf)):
+        with pytest.raises(ValueError, match="at least 1 run"):
+            Runs(laws, reward, GAMMA, radius, n_runs=n_runs)
+    with pytest.raises(ValueError, match="advance it first"):
+        interval(Runs(laws, reward, GAMMA, RADIUS), 0, RADIUS)
+
+
+@pytest.mark.parametrize("n_runs", [1, LANES])
+@pytest.mark.parametrize(("epsilon", "scale"), [(0.0, 1.0), (EPSILON, 1e8)])
+def test_rounding_of_s_less_m_squared_leaves_no_iterate_without_a_number(n_runs, epsilon, scale):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        transition = np.eye(4)[rng.integers(4, size=(4, 2))]
+        reward = scale * rng.normal(size=(4, 2))
+        runs = Runs(transition, reward, 0.6, 0.02, steps=Steps(b0=1e9), epsilon=epsilon, n_runs=n_runs)
+        runs.advance(300, threads=1)
+        assert np.isfinite(runs.q).all()
+
+
 # ---- M5: the limit law
+
+
+def test_limit_law_without_epsilon_takes_certain_pairs_and_refuses_equal_values():
+    transition = np.array([[[0.2, 0.3, 0.5]], [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]]])
+    q = solve(transition, np.array([[1.0], [2.0], [4.0]]), 0.6, 0.02, epsilon=0.0)
+    law = limit_law(transition, q, 0.6, 0.02, 6.0, epsilon=0.0)
+    near = limit_law(transition, q, 0.6, 0.02, 6.0, epsilon=1e-9)
+    np.testing.assert_allclose(law.covariance, near.covariance, atol=1e-9)
+    with pytest.raises(ValueError, match="larger epsilon"):
+        limit_law(transition, np.ones((3, 1)), 0.6, 0.02, 6.0, epsilon=0.0)
 
 
 def test_m5_jacobian_lyapunov_equation_and_gamma(tables):

@@ -96,7 +96,7 @@ def at_divergence(
 
     way     of a number from 0 to `end`; the divergence must grow along it
 
-    Raises ScenarioError where the whole way lies nearer.
+    Raises ScenarioError where the whole way lies nearer, or leads at once to counts that the nominal law never has.
     """
     high = min(1.0, end)
     while divergence(way(high), nominal) < radius:
@@ -107,6 +107,8 @@ def at_divergence(
     for _ in range(100):
         middle = (low + high) / 2.0
         low, high = (middle, high) if divergence(way(middle), nominal) < radius else (low, middle)
+    if low == 0.0 and math.isinf(divergence(way(high), nominal)):
+        raise ScenarioError("such a law has counts that the nominal demand never has: it is infinitely far away")
     return way(low)
 
 
