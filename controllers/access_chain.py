@@ -369,7 +369,10 @@ def ascend(
     a policy is almost certain.
     """
     seen = within(access, len(access.arrival) if kappa is None else kappa)
-    logits = np.zeros_like(uniform(access, deadline)) if logits is None else np.array(logits)
+    shape = uniform(access, deadline).shape
+    logits = np.zeros(shape) if logits is None else np.array(logits, float)
+    if logits.shape != shape:
+        raise ValueError(f"access: expected logits of shape {shape}, got {logits.shape}")
     policy, still = softmax(access, logits), False
     for _ in range(steps):
         found = earned(access, policy)

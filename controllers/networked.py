@@ -20,9 +20,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, gmres
 
-ROWS_SUM_WITHIN = 1e-9  # tables read from a file have lost some digits
-SOLVED_WITHIN = 1e-10  # a residual above this times the largest value means that the chain has no single stationary law
+ROWS_SUM_WITHIN = 1e-6  # what seven digits in a file or single precision leave; rows are normalised after the check
+SOLVED_WITHIN = 1e-10  # a residual above this times the largest value: not solved
+SAME_LAW = 1e-6  # laws from two starts that differ by more are two laws
 REFINEMENTS = 4  # solves of the remaining residual; the second already ends at rounding
+BASIS_CELLS = 2**17  # 1 MB: GMRES that restarts after 60 steps stands still on a cycle or a walk of 300 states
 ROUNDING = 1e-13  # a difference of Q below this is rounding, and no point of a decay's fit
 
 Neighbours = tuple[tuple[int, ...], ...]
@@ -35,7 +37,8 @@ class Network:
     neighbours  per agent: its neighbours and itself, ascending: N_i
     transition  per agent: P_i, one axis per agent of N_i in that order (their states), then its action, then its next
                 state, over which it sums to 1. Of agent 1 of a line of binary states and three actions: (2, 2, 2, 3, 2)
-    policy      per agent: zeta_i (n_states, n_actions), rows sum to 1
+    policy      per agent: zeta_i (n_states, n_actions), rows sum to 1, which as those of P_i they do to the last digit
+                once they are here: what is off by less than 1e-6 is taken for rounding and normalised
     reward      per agent: r_i (n_states, n_actions)
 
     Raises ValueError naming the agent and the table that is wrong.
@@ -49,18 +52,16 @@ class Network:
     def __post_init__(self) -> None:
         object.__setattr__(self, "neighbours", tuple(tuple(int(j) for j in near) for near in self.neighbours))
         for name in ("transition", "policy", "reward"):
-            tables = tuple(np.array(table, float) for table in getattr(self, name))
+            tables = tuple(_numbers(f"{name} of agent {i}", table) for i, table in enumerate(getattr(self, name)))
             if len(tables) != len(self.neighbours):
                 raise ValueError(f"network: {len(tables)} tables of {name} for {len(self.neighbours)} agents")
-            for table in tables:
-                table.flags.writeable = False
             object.__setattr__(self, name, tables)
         _check_graph(self.neighbours)
         for i, (policy, reward) in enumerate(zip(self.policy, self.reward)):
-            if policy.ndim != 2 or reward.shape != policy.shape:
+            if policy.ndim != 2 or reward.shape != policy.shape or not policy.size:
                 raise ValueError(
                     f"network: agent {i} has policy {policy.shape} and reward {reward.shape}, "
-                    "expected the same (n_states, n_actions) of both"
+                    "expected the same (n_states, n_actions) of both, one of each at least"
                 )
         for i, (near, table) in enumerate(zip(self.neighbours, self.transition)):
             expected = tuple(self.n_states[j] for j in near) + (self.policy[i].shape[1], self.n_states[i])
@@ -73,6 +74,10 @@ class Network:
             _check_law(f"policy of agent {i}", self.policy[i])
             if not np.isfinite(self.reward[i]).all():
                 raise ValueError(f"network: reward of agent {i} holds values that are no numbers")
+        for name in ("transition", "policy"):
+            object.__setattr__(self, name, tuple(_normalised(table) for table in getattr(self, name)))
+        for table in (*self.transition, *self.policy, *self.reward):
+            table.flags.writeable = False
 
     @property
     def n_agents(self) -> int:
@@ -88,7 +93,16 @@ class Network:
         return tuple(policy.shape[1] for policy in self.policy)
 
 
+def _numbers(what: str, table) -> np.ndarray:
+    try:
+        return np.array(table, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"network: {what} is no table of numbers: {error}") from None
+
+
 def _check_graph(neighbours: Neighbours) -> None:
+    if not neighbours:
+        raise ValueError("network: no agents, expected one at least")
     for i, near in enumerate(neighbours):
         if list(near) != sorted(set(near)) or i not in near:
             raise ValueError(f"network: neighbours of agent {i} are {near}, expected ascending and with {i} itself")
@@ -268,11 +282,16 @@ def solve(network: Network, agents: Iterable[int] | None = None, gamma: float = 
     A' pi = e gives it, and A V = r solves the Poisson equation, its V(first state) being J_i (multiply by pi). Where
     gamma < 1 the second term is not needed. Source: (2), (3) and appendix B.3.
 
-    Raises ValueError where the chain has no single stationary law.
+    A' pi = e has solutions where there are several laws too, and GMRES finds the one that is reached from the first
+    state. So where a table holds zeros, without which there is one law only, the law from another start is compared.
+
+    Raises ValueError where the chain has no single stationary law, whatever gamma is.
     """
-    if not 0.0 <= gamma <= 1.0:
-        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+    _check_gamma(gamma)
     chosen = tuple(range(network.n_agents) if agents is None else agents)
+    for i in chosen:
+        if not 0 <= i < network.n_agents:
+            raise ValueError(f"agents must be numbers from 0 to {network.n_agents - 1}, got {i}")
     chain, shape = _Chain(network), network.n_states
 
     def poisson(x: np.ndarray) -> np.ndarray:
@@ -282,17 +301,21 @@ def solve(network: Network, agents: Iterable[int] | None = None, gamma: float = 
     def discounted(x: np.ndarray) -> np.ndarray:
         return x - gamma * chain.expect(x.reshape(shape)).ravel()
 
-    def transposed(x: np.ndarray) -> np.ndarray:
-        law = x.reshape(shape)
-        image = law - chain.push(law)
-        image.flat[0] += law.sum()
-        return image.ravel()
+    def law_from(start: np.ndarray) -> np.ndarray:
+        law = _solved(lambda x: (x - chain.push(x.reshape(shape)).ravel()) + x.sum() * start, start)
+        law = np.maximum(law, 0.0)
+        return (law / law.sum()).reshape(shape)
 
     first = np.zeros(int(np.prod(shape)))
     first[0] = 1.0
-    law = _solved(transposed, first).reshape(shape)
-    law = np.maximum(law, 0.0)
-    law /= law.sum()
+    law = law_from(first)
+    if any((table == 0.0).any() for table, *_ in chain.steps):
+        anywhere = np.random.default_rng(0).random(first.size)  # drawn, lest symmetry make two laws look like one
+        if not np.abs(law_from(anywhere / anywhere.sum()) - law).max() <= SAME_LAW:
+            raise ValueError(
+                "the chain has more than one stationary law, or comes so close that rounding decides; look for states "
+                "that are never left"
+            )
     residual = float(np.abs(chain.push(law) - law).max())
     average, values = np.empty(len(chosen)), np.empty((len(chosen), *shape))
     for k, i in enumerate(chosen):
@@ -308,6 +331,11 @@ def solve(network: Network, agents: Iterable[int] | None = None, gamma: float = 
     return Solution(chosen, average, values, law, gamma, residual)
 
 
+def _check_gamma(gamma: float) -> None:
+    if not 0.0 <= gamma <= 1.0:
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+
+
 def _along(of_one: np.ndarray, agent: int, shape: tuple[int, ...]) -> np.ndarray:
     """A function of one agent's state as a function of all."""
     return np.broadcast_to(of_one.reshape((1,) * agent + (-1,) + (1,) * (len(shape) - agent - 1)), shape)
@@ -317,8 +345,9 @@ def _solved(operator, target: np.ndarray) -> np.ndarray:
     """x with operator(x) = target, by GMRES and a refinement or two of what remains."""
     linear = LinearOperator((len(target),) * 2, matvec=operator, dtype=float)
     x, left = np.zeros(len(target)), np.array(target)
+    restart = min(len(target), max(60, BASIS_CELLS // len(target)))
     for _ in range(REFINEMENTS):
-        step, _ = gmres(linear, left, rtol=1e-12, atol=0.0, restart=min(60, len(target)), maxiter=20)
+        step, _ = gmres(linear, left, rtol=1e-12, atol=0.0, restart=restart, maxiter=1 + 1200 // restart)
         remaining = target - operator(x + step)
         if not np.abs(remaining).max() < 0.5 * np.abs(left).max():
             break  # rounding
@@ -328,7 +357,7 @@ def _solved(operator, target: np.ndarray) -> np.ndarray:
     if not np.abs(left).max() <= SOLVED_WITHIN * max(1.0, np.abs(x).max()):
         raise ValueError(
             f"the chain could not be solved (residual {np.abs(left).max():.3g}): it has more than one stationary law, "
-            "or comes so close that rounding decides; look for states that are never left"
+            "or moves on too slowly for GMRES; look for states that are never left or hardly ever"
         )
     return x
 
@@ -337,7 +366,14 @@ def action_value(network: Network, solution: Solution, agent: int, states, actio
     """Q_i(s, a) of one global state and action, (3) or where gamma < 1 (12): states (n,), actions (n,) int.
 
     Contracts V_i with the n laws of the next states, axis by axis: 2 |S|^n products, whatever the number of actions.
+    Raises ValueError for a state or an action that is not there.
     """
+    for what, given, sizes in (("states", states, network.n_states), ("actions", actions, network.n_actions)):
+        numbers = np.asarray(given)
+        if numbers.shape != (network.n_agents,) or numbers.dtype.kind not in "iu":
+            raise ValueError(f"{what} must be {network.n_agents} whole numbers, one per agent, got {given}")
+        if not ((numbers >= 0) & (numbers < sizes)).all():
+            raise ValueError(f"{what} must be at least 0 and below {sizes}, agent by agent, got {given}")
     tensor = solution.values[solution.of(agent)]
     for i, near in enumerate(network.neighbours):
         law = network.transition[i][tuple(states[j] for j in near) + (actions[i],)]
@@ -453,6 +489,7 @@ def decay_bound(network: Network, gamma: float = 1.0) -> tuple[float, float]:
     is said. (Corollary 1 asks for C < 1, but its proof sums (gamma C)^t alone.) r is the largest range of an agent's
     reward, 0 included: the paper's bound on |r_i| where no reward is negative, and what its proof needs where some are.
     """
+    _check_gamma(gamma)
     strength = float(interaction(network).sum(1).max())
     span = max(max(table.max(), 0.0) - min(table.min(), 0.0) for table in network.reward)
     rho = gamma * strength

@@ -358,6 +358,7 @@ def test_errors_of_a_grid_say_what_to_do(keys, words):
         ({"slots": 90_000_000}, "h, more than 240 h"),
         ({"slots": 80_000, "slot_s": 10.0, "sky.name": ""}, "are more than fit in memory"),
         ({"sky.name": "NOBODY"}, "sky.name = 'NOBODY'"),
+        ({"users.n": 20_000}, "users.n: 20000 users have up to 20000 neighbours each, .* users.radius_m"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::twin.tle.TleWarning")

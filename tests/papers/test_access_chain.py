@@ -142,6 +142,11 @@ def test_the_best_local_policy_is_no_worse_than_any_that_draws_nothing():
         assert rewards(access, fixed).mean() <= best + 1e-6
 
 
+def test_whole_numbers_are_logits_too():
+    access = one_point(1, 0.5, 0.5)
+    assert ascend(access, steps=5, logits=np.zeros((1, 4, 2), int))[0] == ascend(access, steps=5)[0]
+
+
 def test_learners_who_see_only_themselves_crowd_a_shared_access_point_and_neighbours_cure_it():
     access = small("interior", 2, 2, instance=1)
     alone, together = ascend(access, 0, steps=100)[0], ascend(access, 1, steps=100)[0]
@@ -177,6 +182,8 @@ def test_policies_that_do_not_fit_and_graphs_too_large_are_refused():
         earned(access, np.ones((4, 3, 5)))
     with pytest.raises(ValueError, match="sum to 1"):
         earned(access, np.ones((4, 4, 5)))
+    with pytest.raises(ValueError, match=r"expected logits of shape \(4, 4, 5\), got \(4, 8, 5\)"):
+        ascend(access, 1, logits=np.zeros((4, 8, 5)))
     large = small(height=3, width=3)
     with pytest.raises(ValueError, match="more than can be enumerated"):
         earned(large, uniform(large))

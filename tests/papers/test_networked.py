@@ -121,18 +121,69 @@ def test_tables_that_do_not_fit_are_refused_with_agent_table_and_shape():
         Network(((1, 0), (0, 1, 2), (1, 2)), *parts[1:])
     with pytest.raises(ValueError, match="2 tables of reward for 3 agents"):
         Network(*parts[:3], good.reward[:2])
+    with pytest.raises(ValueError, match="reward of agent 1 is no table of numbers"):
+        Network(*parts[:3], (good.reward[0], [[0.0], [0.0, 1.0]], good.reward[2]))
+    with pytest.raises(ValueError, match=r"agent 0 has policy \(2, 0\) .* one of each at least"):
+        Network(((0,),), (np.zeros((2, 0, 2)),), (np.zeros((2, 0)),), (np.zeros((2, 0)),))
+    with pytest.raises(ValueError, match="no agents"):
+        Network((), (), (), ())
     with pytest.raises(ValueError, match="agent 1 was not solved for"):
         action_value_table(good, solve(good, [0]), 1)
     with pytest.raises(ValueError, match="gamma must lie in"):
         solve(good, gamma=1.5)
+    with pytest.raises(ValueError, match="gamma must lie in"):
+        decay_bound(good, gamma=-0.5)
+    for agent in (-1, 3):
+        with pytest.raises(ValueError, match=f"agents must be numbers from 0 to 2, got {agent}"):
+            solve(good, [agent])
     with pytest.raises(ValueError, match="needs gamma = 1"):
         gradient(good, solve(good, gamma=0.9))
 
 
-def test_states_that_are_never_left_are_refused():
-    stuck = Network(((0,),), ([[[1.0, 0.0]], [[0.0, 1.0]]],), ([[1.0], [1.0]],), ([[0.0], [1.0]],))
+@pytest.mark.parametrize(
+    ("states", "actions", "words"),
+    [
+        ([-1, 0, 0], [0, 0, 0], r"states must be at least 0 and below \(2, 2, 2\)"),
+        ([0, 0, 0], [0, 3, 0], r"actions must be at least 0 and below \(3, 3, 3\)"),
+        ([0, 0, 0, 0], [0, 0, 0], "states must be 3 whole numbers"),
+        ([0, 0, 0], [0.0, 0.5, 0.0], "actions must be 3 whole numbers"),
+    ],
+)
+def test_a_state_or_an_action_that_is_not_there_is_refused(states, actions, words):
+    network = drawn(line(3))
+    with pytest.raises(ValueError, match=words):
+        action_value(network, solve(network, [0]), 0, states, actions)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+@pytest.mark.parametrize("rewards", [[[0.0], [1.0]], [[1.0], [1.0]]], ids=["unequal", "equal"])
+def test_states_that_are_never_left_are_refused_whatever_they_earn(gamma, rewards):
+    stuck = Network(((0,),), ([[[1.0, 0.0]], [[0.0, 1.0]]],), ([[1.0], [1.0]],), (rewards,))
     with pytest.raises(ValueError, match="more than one stationary law"):
-        solve(stuck)
+        solve(stuck, gamma=gamma)
+
+
+def test_tables_that_lost_digits_are_normalised_and_solved_as_exactly_as_others():
+    good = drawn(line(4))
+    read = Network(
+        good.neighbours, *([t.astype(np.float32) for t in p] for p in (good.transition, good.policy)), good.reward
+    )
+    found, (average, tables) = solve(read), brute_force(read)
+    assert found.residual < 1e-12
+    assert found.average_reward == pytest.approx(average, abs=ROUNDING)
+    assert np.abs(action_value_table(read, found, 0) - tables[0]).max() < ROUNDING
+
+
+@pytest.mark.slow
+def test_a_cycle_of_300_states_is_solved():
+    n = 300
+    alone = Network(
+        ((0,),), (np.roll(np.eye(n), 1, axis=1)[:, None],), (np.ones((n, 1)),), (np.arange(n)[:, None] / n,)
+    )
+    found = solve(alone)
+    assert found.residual < 1e-10
+    assert found.stationary == pytest.approx(1.0 / n, abs=ROUNDING)
+    assert found.average_reward == pytest.approx([(n - 1) / (2 * n)], abs=ROUNDING)
 
 
 # ---- Q1
@@ -191,8 +242,9 @@ def test_q2_decay_factor_per_hop_on_lines_of_ten():
 def test_q2_a_hundred_lines_and_thirty_of_them_in_fifteen_seconds():
     access_exact.decays(line(3), 1)
     begun = time.perf_counter()
-    access_exact.decays(line(10), 30)
+    thirty = access_exact.decays(line(10), 30)[0]
     assert time.perf_counter() - begun < 15.0
+    assert 0.04 <= np.median([factor_per_hop(left) for left in thirty]) <= 0.15
     factors = np.array([factor_per_hop(left) for left in access_exact.decays(line(10), 100)[0]])
     assert 0.04 <= np.median(factors) <= 0.15
     assert (factors < 0.15).mean() >= 0.9

@@ -31,6 +31,7 @@ from twin.worlds.access_sky import SkyGraph, Users
 from twin.worlds.sky import Sky
 
 SEAT = "users"
+MOST_NEIGHBOURS = 2**25  # users times the largest neighbourhood: 256 MB of facts
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -201,6 +202,7 @@ class Access:
         self.instance = on_grid(settings.grid or Grid()) if self._sky is None else self._under(self._sky)
         self.inputs = {} if self._sky is None else self._sky.inputs
         self.n_users, self.n_places = self.instance.access_point.shape
+        self._check_crowd()
         facts = {
             "n_users": np.array(self.n_users),
             "deadline_slots": np.array(self.deadline),
@@ -318,6 +320,17 @@ class Access:
             slot_s=self.slot_s,
             folder=folder,
         )
+
+    def _check_crowd(self) -> None:
+        points = self.instance.access_point
+        there = points >= 0
+        users = np.bincount(points[there], minlength=1)
+        most = min(self.n_users, int(np.where(there, users[points], 0).sum(axis=1).max()))  # who is met twice, twice
+        if self.n_users * most > MOST_NEIGHBOURS:
+            raise ScenarioError(
+                f"users.n: {self.n_users} users have up to {most} neighbours each, users times neighbours must stay "
+                f"below {MOST_NEIGHBOURS:.3g}: take fewer users, or scatter them wider with users.radius_m"
+            )
 
     @staticmethod
     def _under(sky: SkyGraph) -> Instance:
