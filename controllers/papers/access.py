@@ -29,6 +29,7 @@ from controllers.scalable_ac import (
     improve,
     locate,
     mixed,
+    reads_of,
     steps_of,
 )
 from twin.parallel import spread
@@ -113,14 +114,14 @@ class Method(NamedTuple):
     @property
     def reads(self) -> int:
         """What the critics read."""
-        return CONTENTION if self.contention else BALL if self.kappa else OWN
+        return reads_of(self.kappa, self.contention)
 
     def steps(self, n_users: int) -> Steps:
         """Of the critic and the actor."""
-        steps = steps_of(
-            self.kappa, self.reads, n_users, self.theory, self.critic_step, self.actor_step, baseline=self.baseline
-        )
-        return steps._replace(exploration=self.exploration, exploration_slots=EXPLORING * self.slots)
+        return steps_of(
+            self.kappa, self.reads, n_users, self.theory, self.critic_step, self.actor_step, baseline=self.baseline,
+            exploration=self.exploration, exploration_slots=EXPLORING * self.slots,
+        )  # fmt: skip
 
 
 METHODS = {  # steps chosen on training seeds 100 and 101, judged on others; docs/papers/access.md
@@ -239,7 +240,7 @@ def critic_error(seed: int, slots: int = 2_000_000) -> float:
     words = mixed(np.arange(n * n_codes, dtype=np.uint64).reshape(n, n_codes))
     empty = graph.salt ^ np.bitwise_xor.reduce(words[:, 0])
     graph = graph._replace(words=words, empty=empty)
-    learner = fresh(graph, 1, BALL, 1 << 15)._replace(keys=np.zeros(1 << 15, np.uint64), values=np.zeros((1 << 15) + 1))
+    learner = fresh(graph, 1, BALL)
     follow_chain(
         slots, chance.cumsum(axis=1), n_codes, reward, learner, graph, CRITIC_ALONE, np.random.default_rng(seed)
     )
