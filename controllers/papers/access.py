@@ -16,7 +16,6 @@ from controllers.papers import Row, access_exact, write_csv
 from controllers.scalable_ac import (
     BALL,
     CONTENTION,
-    MOST_CELLS,
     OWN,
     Graph,
     Learner,
@@ -39,6 +38,7 @@ from twin.worlds.access import Grid, Instance, balls, neighbours_of, on_grid, pl
 Seed = int | list[int]
 Corners = Literal["interior", "all"]
 DEADLINE_SLOTS = 2
+TABLE_CELLS = 1 << 24  # the specification's; two million slots fill a fifth, where a controller's own table gets full
 EXPLORING = 0.7
 JUDGED_SLOTS = 100_000  # with the policy as it is
 JUDGED_ERROR = 2e-4  # standard error of their mean: of 30 judgements of a policy; 2 seeds often agree better, by luck
@@ -175,10 +175,10 @@ def judged(instance: Instance, policy: np.ndarray, seed: int, slots: int = JUDGE
     return float(flown(instance, learner, graph, OWN, Steps(0.0, 0.0), False, slots, ([seed, 3], [seed, 4]))[0])
 
 
-def train(instance: Instance, method: Method, seed: int, n_blocks: int = 50, most_cells: int = MOST_CELLS) -> Trained:
+def train(instance: Instance, method: Method, seed: int, n_blocks: int = 50) -> Trained:
     """Train on an instance from nothing, and judge the policy that came out."""
     graph = graph_of(instance.access_point, DEADLINE_SLOTS, method.kappa)
-    learner = fresh(graph, DEADLINE_SLOTS, method.reads, most_cells)
+    learner = fresh(graph, DEADLINE_SLOTS, method.reads, TABLE_CELLS)
     steps = method.steps(len(instance.arrival))
     curve = flown(instance, learner, graph, method.reads, steps, True, method.slots, ([seed, 1], [seed, 2]), n_blocks)
     return Trained(learner, curve, judged(instance, learner.policy, seed))
@@ -583,7 +583,7 @@ def reproduce(quick: bool, out: Path, say: Callable[[str], None]) -> list[Row]:
     quick  two training seeds an instance, and half the slots
 
     Writes levels.csv (every training), summary.csv (the table of the page) and two figures. Three minutes of two idle
-    cores where quick, else ten.
+    cores where quick, else fifteen.
     """
     rows = exact_rows(quick)
     say("exact checks and times done")
