@@ -34,17 +34,6 @@ def uniform(access: Instance, deadline: int = 2) -> np.ndarray:
     return np.repeat((there / there.sum(1, keepdims=True))[:, None], 2**deadline, 1)
 
 
-def aloha(access: Instance, send: float, deadline: int = 2) -> np.ndarray:
-    """Localised ALOHA: with probability `send` to the k-th access point by its success over the users that share it."""
-    there = access.access_point >= 0
-    users = np.bincount(access.access_point[there], minlength=1)
-    weight = np.where(there, access.success / np.maximum(users[access.access_point], 1), 0.0)
-    total = weight.sum(1, keepdims=True)
-    share = send * np.divide(weight, total, out=np.zeros_like(weight), where=total > 0.0)
-    table = np.concatenate([1.0 - share.sum(1, keepdims=True), share], 1)
-    return np.repeat(table[:, None], 2**deadline, 1)
-
-
 def softmax(access: Instance, logits: np.ndarray) -> np.ndarray:
     """The policy of tables theta (n, 2^d, K + 1), access points that are not there left out."""
     there = _choices(access)[:, None]

@@ -22,8 +22,9 @@ from twin.worlds.access import balls, neighbours_of
 
 OWN, BALL, CONTENTION = 0, 1, 2  # what a critic reads: the user's state-action, all of its ball's, or see `locate`
 PROBES = 64  # cells looked at for a key before the table counts as full around it
-MOST_CELLS = 4_194_304  # 64 MB; 25 users at kappa 1 visit about a million cells in a million slots
+MOST_CELLS = 4_194_304  # 64 MB; 25 users at kappa 1 visit one to three million cells in a million slots
 MOST_CELLS_EVER = 1_073_741_824  # 16 GB
+MOST_WEIGHT = 1e6  # of steps and entropy: more tells nobody anything, and infinity makes policies of no numbers
 MOST_DEADLINE_SLOTS = 8  # a user has 2^d queues; also what a word's bits hold
 NETWORK = 25  # users of the paper's network, for which its actor steps are stated
 WORKED = {0: (0.1, 1.0), 1: (0.5, 5.0), 2: (0.5, 5.0)}  # critic and actor step by kappa; docs/papers/access.md
@@ -40,7 +41,7 @@ class Learner(NamedTuple):
     baseline  (n, n_states)             running mean of what the actor multiplies with; unused where its step is 0
     keys      (n_cells,)                uint64, 0: free; one cell where nothing is hashed
     values    (n_cells + 1,)            Q; the last one stays 0: the dummy state-action, and what found no cell
-    counts    (2,)                      updates so far, hashed cells in use
+    counts    (3,)                      updates so far, hashed cells in use, times that a key found no cell
     largest   (1,)                      largest |Q| written so far
     """
 
@@ -169,6 +170,7 @@ def find(keys, values, counts, key):
             counts[1] += 1
             return cell
         cell = (cell + 1) & mask
+    counts[2] += 1
     return np.int64(values.shape[0] - 1)
 
 
@@ -301,9 +303,9 @@ def fresh(graph: Graph, deadline_slots: int, reads: int, most_cells: int = MOST_
     n_states, n_actions = 2**deadline_slots, graph.access_point.shape[1] + 1
     n_keys, n_cells = 1, n * n_codes * (2 if reads == CONTENTION else 1)
     if reads == BALL:
-        sizes = (graph.ball >= 0).sum(axis=1)
+        sizes = np.minimum((graph.ball >= 0).sum(axis=1), 30)  # 16^300 is no float, and 3^30 enough
         wanted = 2.0 * float((float(n_codes) ** sizes).sum())  # half full when everything has been visited
-        n_keys = n_cells = 1 << int(np.ceil(np.log2(min(wanted, float(most_cells)))))
+        n_keys = n_cells = 1 << min(int(np.ceil(np.log2(wanted))), int(most_cells).bit_length() - 1)
     learner = Learner(
         np.zeros((n, n_states, n_actions)),
         np.zeros((n, n_states, n_actions)),
@@ -311,7 +313,7 @@ def fresh(graph: Graph, deadline_slots: int, reads: int, most_cells: int = MOST_
         np.zeros((n, n_states)),
         np.zeros(n_keys, np.uint64),
         np.zeros(n_cells + 1),
-        np.zeros(2, np.int64),
+        np.zeros(3, np.int64),
         np.zeros(1),
     )
     follow(learner.theta, learner.policy, np.full_like(graph.access_point, -2), graph.access_point)
@@ -355,7 +357,8 @@ class ScalableAc:
 
     kappa              hops of the ball that a user listens to
     contention         critics read their own state-action and whether anybody else sent to the same access point, a
-                       table that does not grow with the ball; false: all state-actions of the ball, as the paper
+                       table that does not grow with the ball (who sent is heard from neighbours, at kappa 0 too);
+                       false: all state-actions of the ball, as the paper
     theory             steps fall with the exponents 0.65 (critic) and 0.85 (actor) and are rescaled; else both with 0.3
     critic_step        first step of the critic; not set: 0.1, or 0.5 for balls of kappa 1 and 2
     actor_step         first step of the actor for a network of 25 users, the paper's; it grows with the network, so
@@ -369,7 +372,7 @@ class ScalableAc:
     exploration_slots  in so many slots
     most_cells         of the table over balls, 16 bytes each; what finds no cell is not learned and counts as 0
 
-    Raises ControllerError for options out of range, and for deadlines of more than 8 slots.
+    Raises ControllerError for options out of range, seats of other worlds, and deadlines of more than 8 slots.
     """
 
     def __init__(
@@ -391,25 +394,27 @@ class ScalableAc:
         for name, value, low, high in (
             ("kappa", kappa, 0, 2),
             ("critic_step", 0.0 if critic_step is None else critic_step, 0.0, 1.0),
-            ("actor_step", 0.0 if actor_step is None else actor_step, 0.0, np.inf),
+            ("actor_step", 0.0 if actor_step is None else actor_step, 0.0, MOST_WEIGHT),
             ("offset_slots", offset_slots, 1.0, np.inf),
             ("baseline", 0.0 if baseline is None else baseline, 0.0, 1.0),
-            ("exploration", exploration, 0.0, np.inf),
+            ("exploration", exploration, 0.0, MOST_WEIGHT),
             ("exploration_slots", exploration_slots, 1.0, np.inf),
             ("most_cells", most_cells, 1, MOST_CELLS_EVER),
         ):
             if not low <= value <= high:
                 raise ControllerError(f"scalable_ac: {name} must be from {low:g} to {high:g}, got {value!r}")
-        self.kappa, self.reads = kappa, CONTENTION if contention else BALL if kappa else OWN
-        self.delay, self.deadline_slots = agent.delay, int(agent.facts["deadline_slots"])
+        self.kappa, self.reads = kappa, reads_of(kappa, contention)
+        self.delay, self.deadline_slots = agent.delay, deadline_of("scalable_ac", agent)
         if self.deadline_slots > MOST_DEADLINE_SLOTS:
             raise ControllerError(
                 f"scalable_ac: tables over queues are for deadlines of at most {MOST_DEADLINE_SLOTS} slots, the world "
                 f"has {self.deadline_slots}"
             )
         shape = next(field.shape for field in agent.observes if field.name == "access_point")
-        self.steps = steps_of(kappa, self.reads, shape[0], theory, critic_step, actor_step, offset_slots, baseline)
-        self.steps = self.steps._replace(exploration=float(exploration), exploration_slots=float(exploration_slots))
+        self.steps = steps_of(
+            kappa, self.reads, shape[0], theory, critic_step, actor_step, offset_slots, baseline, exploration,
+            exploration_slots,
+        )  # fmt: skip
         self.most_cells = most_cells
         self.rng = np.random.default_rng(seed)
         self.access_point = np.full(shape, -1, np.int64)
@@ -455,6 +460,11 @@ class ScalableAc:
         """Cells of the table over balls visited so far; all there are where they are not hashed."""
         return int(self.learner.counts[1]) if self.reads == BALL else self.learner.values.size - 1
 
+    @property
+    def times_without_cell(self) -> int:
+        """How often a state-action found no cell in a full table: its Q counts as 0 and is not learned."""
+        return int(self.learner.counts[2])
+
     def _now(self, slot: int, queue: np.ndarray) -> Played | None:
         """The state-actions of this slot: the queues seen now, and the answer in force, which may be an old one."""
         if slot - self.delay not in self._asked:
@@ -474,7 +484,7 @@ class ScalableAc:
         else:
             follow(learner.theta, learner.policy, self.access_point, access_point)
             if self.reads == BALL and learner.counts[1] > learner.keys.size // 2:  # mostly of balls that are gone
-                learner.keys[:], learner.values[:], learner.counts[1] = 0, 0.0, 0
+                learner.keys[:], learner.values[:], learner.counts[1] = 0, 0.0, 0  # how often none was found stays
                 self._before = self._ready = None
         self.access_point = access_point
 
@@ -493,6 +503,11 @@ class ScalableAc:
         improve(learner, self.graph, self.steps, nobody, send, cell, no, cell, no, self._room[1])
 
 
+def reads_of(kappa: int, contention: bool) -> int:
+    """What critics read with these options of ScalableAc."""
+    return CONTENTION if contention else BALL if kappa else OWN
+
+
 def steps_of(
     kappa: int,
     reads: int,
@@ -502,13 +517,27 @@ def steps_of(
     actor_step: float | None = None,
     offset_slots: float = 1e4,
     baseline: float | None = None,
+    exploration: float = 0.0,
+    exploration_slots: float = 1.0,
 ) -> Steps:
     """The steps that these options of ScalableAc stand for."""
     critic, actor = CONTENTION_STEPS if reads == CONTENTION else WORKED[kappa]
     critic = critic if critic_step is None else critic_step
     actor = (actor if actor_step is None else actor_step) * n_users / NETWORK
     centred = (0.01 if reads == CONTENTION else 0.0) if baseline is None else baseline
-    return Steps(critic, actor, *(THEORY if theory else WORKED_EXPONENTS), float(offset_slots), centred, theory)
+    exponents = THEORY if theory else WORKED_EXPONENTS
+    explores = float(exploration), float(exploration_slots)
+    return Steps(critic, actor, *exponents, float(offset_slots), centred, theory, *explores)
+
+
+def deadline_of(name: str, agent: Agent) -> int:
+    """Slots a packet has, of the seat's facts. Raises ControllerError for a seat of another world."""
+    if "deadline_slots" not in agent.facts or not any(field.name == "access_point" for field in agent.observes):
+        raise ControllerError(
+            f"{name} acts for the users of the world `access`; seat {agent.name!r} lacks the fact deadline_slots or "
+            "the observation access_point"
+        )
+    return int(agent.facts["deadline_slots"])
 
 
 class Aloha:
@@ -521,14 +550,16 @@ class Aloha:
         for name, value, low, high in (("p_send", p_send, 0.0, 1.0),):
             if not low <= value <= high:
                 raise ControllerError(f"aloha: {name} must be from {low:g} to {high:g}, got {value!r}")
-        self.p_send, self.n_states = p_send, 2 ** int(agent.facts["deadline_slots"])
+        deadline_of("aloha", agent)
+        self.p_send = p_send
         self.rng = np.random.default_rng(seed)
         choose(np.ones((1, 1, 1)), np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int64))  # compiles it
 
     def act(self, seen: Observation) -> Action:
         """Each user's choice for this slot."""
         values = seen.values
-        policy = aloha_policy(values["access_point"], values["success"], self.p_send, self.n_states)
-        queue, send = np.array(values["queue"], np.int64), np.zeros(len(values["queue"]), np.int64)
-        choose(policy, queue, self.rng.random(queue.size), send)
+        policy = aloha_policy(values["access_point"], values["success"], self.p_send, 2)
+        waits = (values["queue"] > 0).astype(np.int64)  # all it asks of a queue, of which deadlines may make 65,536
+        send = np.zeros(waits.size, np.int64)
+        choose(policy, waits, self.rng.random(waits.size), send)
         return Action({"send": send})

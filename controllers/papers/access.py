@@ -16,7 +16,6 @@ from controllers.papers import Row, access_exact, write_csv
 from controllers.scalable_ac import (
     BALL,
     CONTENTION,
-    MOST_CELLS,
     OWN,
     Graph,
     Learner,
@@ -29,6 +28,7 @@ from controllers.scalable_ac import (
     improve,
     locate,
     mixed,
+    reads_of,
     steps_of,
 )
 from twin.parallel import spread
@@ -38,8 +38,10 @@ from twin.worlds.access import Grid, Instance, balls, neighbours_of, on_grid, pl
 Seed = int | list[int]
 Corners = Literal["interior", "all"]
 DEADLINE_SLOTS = 2
+TABLE_CELLS = 1 << 24  # the specification's; two million slots fill a fifth, where a controller's own table gets full
 EXPLORING = 0.7
-JUDGED_SLOTS = 100_000  # with the policy as it is; the standard error of their mean is 3e-4
+JUDGED_SLOTS = 100_000  # with the policy as it is
+JUDGED_ERROR = 2e-4  # standard error of their mean: of 30 judgements of a policy; 2 seeds often agree better, by luck
 CRITIC_ALONE = Steps(0.5, 0.0, 0.65, 0.0, 1e3)  # Q5
 SEEDS = range(10, 15)
 P_SEND = np.arange(1, 21) / 20
@@ -113,29 +115,28 @@ class Method(NamedTuple):
     @property
     def reads(self) -> int:
         """What the critics read."""
-        return CONTENTION if self.contention else BALL if self.kappa else OWN
+        return reads_of(self.kappa, self.contention)
 
     def steps(self, n_users: int) -> Steps:
         """Of the critic and the actor."""
-        steps = steps_of(
-            self.kappa, self.reads, n_users, self.theory, self.critic_step, self.actor_step, baseline=self.baseline
-        )
-        return steps._replace(exploration=self.exploration, exploration_slots=EXPLORING * self.slots)
+        return steps_of(
+            self.kappa, self.reads, n_users, self.theory, self.critic_step, self.actor_step, baseline=self.baseline,
+            exploration=self.exploration, exploration_slots=EXPLORING * self.slots,
+        )  # fmt: skip
 
 
-METHODS = {  # steps chosen on training seeds 100 and 101, judged on others; docs/papers/access.md
+METHODS = {  # steps chosen on training seeds 0, 1, 100 and 101, judged on others; docs/papers/access.md
     "kappa 0": Method(0, 1_000_000, actor_step=0.5),
     "kappa 1": Method(1, 2_000_000, critic_step=0.5, actor_step=1.0),
+    "kappa 0, contention": Method(0, 1_000_000, contention=True),
     "kappa 1, contention": Method(1, 1_000_000, contention=True),
-    "kappa 0, exploring": Method(0, 2_000_000, actor_step=1.0, baseline=0.01, exploration=0.5),
+    "kappa 0, contention, exploring": Method(0, 2_000_000, contention=True, actor_step=1.0, exploration=0.5),
     "kappa 1, contention, exploring": Method(1, 2_000_000, contention=True, actor_step=1.0, exploration=0.5),
 }
-
-
-PAIRS = (
+PAIRS = (  # alike but for kappa: what the critics read, baseline, and exploration too move the level
     ("kappa 1", "kappa 0"),
-    ("kappa 1, contention", "kappa 0"),
-    ("kappa 1, contention, exploring", "kappa 0, exploring"),
+    ("kappa 1, contention", "kappa 0, contention"),
+    ("kappa 1, contention, exploring", "kappa 0, contention, exploring"),
 )
 
 
@@ -174,10 +175,10 @@ def judged(instance: Instance, policy: np.ndarray, seed: int, slots: int = JUDGE
     return float(flown(instance, learner, graph, OWN, Steps(0.0, 0.0), False, slots, ([seed, 3], [seed, 4]))[0])
 
 
-def train(instance: Instance, method: Method, seed: int, n_blocks: int = 50, most_cells: int = MOST_CELLS) -> Trained:
+def train(instance: Instance, method: Method, seed: int, n_blocks: int = 50) -> Trained:
     """Train on an instance from nothing, and judge the policy that came out."""
     graph = graph_of(instance.access_point, DEADLINE_SLOTS, method.kappa)
-    learner = fresh(graph, DEADLINE_SLOTS, method.reads, most_cells)
+    learner = fresh(graph, DEADLINE_SLOTS, method.reads, TABLE_CELLS)
     steps = method.steps(len(instance.arrival))
     curve = flown(instance, learner, graph, method.reads, steps, True, method.slots, ([seed, 1], [seed, 2]), n_blocks)
     return Trained(learner, curve, judged(instance, learner.policy, seed))
@@ -239,7 +240,7 @@ def critic_error(seed: int, slots: int = 2_000_000) -> float:
     words = mixed(np.arange(n * n_codes, dtype=np.uint64).reshape(n, n_codes))
     empty = graph.salt ^ np.bitwise_xor.reduce(words[:, 0])
     graph = graph._replace(words=words, empty=empty)
-    learner = fresh(graph, 1, BALL, 1 << 15)._replace(keys=np.zeros(1 << 15, np.uint64), values=np.zeros((1 << 15) + 1))
+    learner = fresh(graph, 1, BALL)
     follow_chain(
         slots, chance.cumsum(axis=1), n_codes, reward, learner, graph, CRITIC_ALONE, np.random.default_rng(seed)
     )
@@ -390,6 +391,7 @@ class Found(NamedTuple):
     level: float
     peak: float
     cells: int
+    times_without_cell: int
 
 
 def compare(
@@ -409,7 +411,7 @@ def compare(
             method = methods[name]
             made = train(on_grid(Grid(corners=corners, instance=instance)), method, seed)
             found[i] = Found(corners, instance, name, seed, method.slots, made.level, float(made.curve.max()),
-                             int(made.learner.counts[1]))  # fmt: skip
+                             int(made.learner.counts[1]), int(made.learner.counts[2]))  # fmt: skip
             curves[todo[i]] = made.curve
             if (i + 1) % max(1, len(instances) * len(seeds)) == 0:
                 say(f"{name}: trained on {len(instances)} instances, {len(seeds)} seeds each")
@@ -445,17 +447,22 @@ def advantage(found: Sequence[Found], one: str, other: str, which: tuple[Corners
     return [levels[one, seed] - levels[other, seed] for m, seed in sorted(levels) if m == one]
 
 
-def column_rows(found: Sequence[Found], methods: Sequence[str]) -> list[Row]:
-    """How many of the ten instances reach the best column of the specification: mean plus its standard error."""
+def column_rows(found: Sequence[Found], methods: dict[str, Method]) -> list[Row]:
+    """How many of the ten instances reach the best column of the specification: mean plus its standard error.
+
+    Entries of the specification are single trainings, the better of two steps: so what single trainings reach is told.
+    """
     rows = []
-    for name in methods:
-        column = 1 if name.startswith("kappa 0") else 2
-        short = []
+    for name, method in methods.items():
+        column = 1 if method.kappa == 0 else 2
+        short, of_method = [], [f for f in found if f.method == name]
         for which in INSTANCES:
-            mean, error = summary([f for f in found if f.method == name], which)
+            mean, error = summary(of_method, which)
             if mean + error < LEVELS[which][column]:
-                short.append(f"{which[0]} {which[1]}: {mean:.4f} +- {error:.4f} < {LEVELS[which][column]}")
-        n_seeds = len({f.seed for f in found})
+                single = [f.level >= LEVELS[which][column] for f in of_method if (f.corners, f.instance) == which]
+                reach = f"which {sum(single)} of {len(single)} trainings reach"
+                short.append(f"{which[0]} {which[1]}: {mean:.4f} +- {error:.4f} < {LEVELS[which][column]}, {reach}")
+        form, steps = "a variant of Algorithm 1" if method.contention else "Algorithm 1 to the letter", method.steps(25)
         rows.append(
             Row(
                 f"best_column_{named(name)}",
@@ -463,8 +470,9 @@ def column_rows(found: Sequence[Found], methods: Sequence[str]) -> list[Row]:
                 None,
                 "10 of 10",
                 not short,
-                f"specification section 4, {n_seeds} training seeds an instance, judged on {JUDGED_SLOTS} other slots; "
-                f"short: {'; '.join(short) or 'none'}",
+                f"specification section 4, kappa {method.kappa}; {form}, steps {steps.critic:g} and {steps.actor:g}, "
+                f"{method.slots:,} slots, {len({f.seed for f in of_method})} training seeds an instance, judged on "
+                f"{JUDGED_SLOTS:,} other slots; short: {'; '.join(short) or 'none'}",
             )
         )
     return rows
@@ -499,11 +507,12 @@ WHAT = ("mean", "standard error")
 
 
 def summary(found: Sequence[Found], which: tuple[Corners, int]) -> list[float]:
-    """Of each method on an instance, the mean level over training seeds and its standard error."""
+    """Of each method on an instance, the mean level over training seeds and its standard error, of judging at least."""
     numbers: list[float] = []
     for name in dict.fromkeys(f.method for f in found):
         levels = np.array([f.level for f in found if (f.corners, f.instance) == which and f.method == name])
-        numbers += [float(levels.mean()), float(levels.std(ddof=1) / np.sqrt(levels.size)) if levels.size > 1 else 0.0]
+        deviation = float(levels.std(ddof=1)) if levels.size > 1 else 0.0
+        numbers += [float(levels.mean()), max(deviation, JUDGED_ERROR) / float(np.sqrt(levels.size))]
     return numbers
 
 
@@ -574,7 +583,7 @@ def reproduce(quick: bool, out: Path, say: Callable[[str], None]) -> list[Row]:
     quick  two training seeds an instance, and half the slots
 
     Writes levels.csv (every training), summary.csv (the table of the page) and two figures. Three minutes of two idle
-    cores where quick, else ten.
+    cores where quick, else fifteen.
     """
     rows = exact_rows(quick)
     say("exact checks and times done")
@@ -590,7 +599,7 @@ def reproduce(quick: bool, out: Path, say: Callable[[str], None]) -> list[Row]:
     say("Q7 trained")
     methods = {name: m._replace(slots=m.slots // 2) if quick else m for name, m in METHODS.items()}
     found, curves = compare(methods, SEEDS[:2] if quick else SEEDS, say)
-    rows += column_rows(found, list(methods))
+    rows += column_rows(found, methods)
     rows += neighbourhood_rows(found)
     write_csv(out / "levels.csv", Found._fields, found)
     names = ("corners", "instance", "uniform", "aloha", "p_send", *(f"{m} {what}" for m in methods for what in WHAT))

@@ -35,6 +35,7 @@ from controllers.networked import (
     with_logits,
 )
 from controllers.papers import Row, write_csv
+from controllers.scalable_ac import aloha_policy
 from twin.worlds.access import Grid, on_grid
 
 LINE_AGENTS = 10  # appendix B.4
@@ -363,7 +364,7 @@ def policy_levels(access: access_chain.Instance, seed: int) -> tuple[float, floa
     read = access_chain.ascend(access, 1, steps=STEPS, terms=access_chain.contention_terms)[0]
     best, _ = access_chain.best_local(access, 2, np.random.default_rng(seed), steps=STEPS)
     best = max(best, read, *(end[0] for end in ends))
-    aloha = max(level(access_chain.aloha(access, send)) for send in ALOHA_SENDS)
+    aloha = max(level(aloha_policy(access.access_point, access.success, send, 4)) for send in ALOHA_SENDS)
     uniform = level(access_chain.uniform(access))
     return uniform, aloha, ends[0][0], ends[1][0], read, best, ends[0][2] and ends[1][2]
 

@@ -7,7 +7,6 @@ import pytest
 
 from controllers import access_chain
 from controllers.access_chain import (
-    aloha,
     ascend,
     best_local,
     contention_terms,
@@ -17,6 +16,7 @@ from controllers.access_chain import (
     uniform,
     within,
 )
+from controllers.scalable_ac import aloha_policy
 from twin.worlds.access import Grid, Instance, on_grid, play
 
 ROUNDING = 1e-12
@@ -30,6 +30,10 @@ def one_point(n_users, arrival, success):
 
 def small(corners="interior", height=2, width=2, instance=0):
     return on_grid(Grid(height=height, width=width, corners=corners, instance=instance))
+
+
+def aloha(access, send, deadline=2):
+    return aloha_policy(access.access_point, access.success, send, 2**deadline)
 
 
 def rewards(access, policy):

@@ -3,7 +3,20 @@
 import numpy as np
 import pytest
 
-from controllers.papers.access import Method, flown, judged, train
+from controllers.papers.access import (
+    INSTANCES,
+    JUDGED_ERROR,
+    LEVELS,
+    METHODS,
+    PAIRS,
+    Found,
+    Method,
+    column_rows,
+    flown,
+    judged,
+    neighbourhood_rows,
+    train,
+)
 from controllers.scalable_ac import aloha_policy, fresh, graph_of
 from twin import run
 from twin.runner import Here
@@ -55,3 +68,43 @@ def test_q7_beats_tuned_aloha_by_30_percent_in_at_least_4_of_5_instances(method)
     tuned = 0.156, 0.128, 0.149, 0.130, 0.148  # the specification's levels of ALOHA with its best p_send
     levels = [train(on_grid(Grid(instance=s)), method, 11).level for s in range(5)]
     assert sum(level >= 1.3 * aloha for level, aloha in zip(levels, tuned)) >= 4
+
+
+def made_up(name, kappa, levels):
+    """Trainings of a method on all instances that come to the specification's column plus each of these."""
+    column = 2 if kappa else 1
+    return [
+        Found(*which, name, seed, 1, LEVELS[which][column] + off, 0.0, 0, 0)
+        for which in INSTANCES
+        for seed, off in enumerate(levels)
+    ]
+
+
+def test_rows_of_the_best_column_say_what_was_compared_and_count_with_the_standard_error():
+    even, short, lucky = made_up("kappa 0", 0, [-0.002, 0.001]), made_up("kappa 1", 1, [-0.003, -0.001]), [-1e-4, -1e-4]
+    found = even + short + made_up("kappa 1, contention", 1, lucky)
+    methods = {name: METHODS[name] for name in ("kappa 0", "kappa 1", "kappa 1, contention")}
+    reached, missed, judgement = column_rows(found, methods)
+    assert (reached.value, reached.reached) == (10.0, True)  # -0.0005 +- 0.0015
+    assert (missed.value, missed.reached) == (0.0, False)  # -0.002 +- 0.001
+    assert "interior 1: 0.2380 +- 0.0010 < 0.24, which 0 of 2 trainings reach" in missed.source
+    assert judgement.reached  # two trainings that agree by luck: the error is that of judging them
+    assert JUDGED_ERROR / np.sqrt(2) > 1e-4
+    assert "to the letter, steps 0.1 and 0.5, 1,000,000 slots, 2 training seeds" in reached.source
+    assert "a variant" in judgement.source
+
+
+def test_methods_that_are_compared_for_their_neighbourhood_differ_in_nothing_else_but_the_letter_s_own_steps():
+    for one, other in PAIRS:
+        near, alone = METHODS[one], METHODS[other]
+        assert (near.kappa, alone.kappa, near.contention) == (1, 0, alone.contention)
+        if near.contention:
+            assert near._replace(kappa=0) == alone
+    rng = np.random.default_rng(0)
+    alone = made_up("kappa 0", 0, 0.01 * rng.random(5))
+    found = alone + [f._replace(method="kappa 1", level=f.level + 0.003 + 1e-4 * f.seed) for f in alone]
+    named = [f._replace(method=name) for pair in PAIRS for name in pair for f in found if f.method == name[:7]]
+    for row in neighbourhood_rows(named):
+        assert row.value == pytest.approx(0.0032)  # paired: what the seeds have in common has gone
+        assert row.reached
+        assert row.interval[1] - row.interval[0] < 5e-4

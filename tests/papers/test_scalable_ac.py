@@ -1,6 +1,7 @@
 """The scalable actor-critic: kernels against Algorithm 1 in plain Python, locality, and the controllers' manners."""
 
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -205,11 +206,18 @@ def test_every_ball_s_state_action_has_a_cell_of_its_own_and_finds_it_again():
 
 def test_a_full_table_stays_within_its_cells_and_what_finds_none_counts_as_0():
     for kernel in (find, find.py_func):
-        keys, values, counts = np.zeros(64, np.uint64), np.zeros(65), np.zeros(2, np.int64)
+        keys, values, counts = np.zeros(64, np.uint64), np.zeros(65), np.zeros(3, np.int64)
         found = [kernel(keys, values, counts, np.uint64(k)) for k in range(1, 100)]
         assert sorted(found[:64]) == list(range(64))
         assert set(found[64:]) == {64}
-        assert counts[1] == 64
+        assert counts.tolist() == [0, 64, 99 - 64]
+
+
+def test_a_table_has_at_most_the_cells_it_may_have_however_large_the_balls():
+    few, many = graph_of(np.array([[0]]), 1, 0), graph_of(np.zeros((300, 4), np.int64), DEADLINE, 1)  # 16^300: no float
+    for most in (1, 3, 1000, 1024, 3000):
+        assert fresh(many, DEADLINE, BALL, most).keys.size == 2 ** int(np.log2(most))
+    assert fresh(few, 1, BALL, 1000).keys.size == 8  # 3 state-actions, half full
 
 
 # ---- Q5: the critic against the exact Q; Q8: locality
@@ -282,6 +290,16 @@ def test_aloha_weighs_an_access_point_by_its_success_over_the_users_it_has():
     assert nowhere[0, :, 0].tolist() == [1.0, 1.0, 1.0, 1.0]
 
 
+def test_aloha_holds_no_table_over_queues():
+    long = Access(Settings(grid=Grid(), deadline_slots=16), slots=1, slot_s=0.1, folder=Path())
+    seen = {**long.observe("users"), "queue": np.arange(25) * 2621}  # of 65,536
+    tracemalloc.start()
+    send = Aloha(long.agents[0], 1, p_send=1.0).act(Observation("users", 0, seen)).values["send"]
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    assert (send > 0).tolist() == (seen["queue"] > 0).tolist()
+
+
 # ---- the controllers
 
 
@@ -331,6 +349,15 @@ def test_what_was_not_the_controller_s_action_is_not_learned_from():
     assert not never.learner.theta.any()
 
 
+def test_a_controller_tells_how_often_its_table_had_no_cell():
+    small, large = (ScalableAc(world_of().agents[0], 1, contention=False, most_cells=cells) for cells in (64, 1 << 16))
+    flight(small, 20)
+    flight(large, 20)
+    assert small.cells_in_use == 64
+    assert small.times_without_cell > 100
+    assert large.times_without_cell == 0
+
+
 def test_learning_twice_for_one_slot_is_learning_once():
     agent = world_of().agents[0]
     one, two = ScalableAc(agent, 1), ScalableAc(agent, 1)
@@ -378,9 +405,11 @@ def test_memory_of_a_user_goes_with_its_neighbourhood_not_with_the_network(kappa
     [
         ({"kappa": 3}, "kappa"),
         ({"actor_step": -1.0}, "actor_step"),
+        ({"actor_step": float("inf")}, "actor_step"),
         ({"critic_step": float("nan")}, "critic_step"),
         ({"offset_slots": 0.0}, "offset_slots"),
         ({"exploration": -0.1}, "exploration"),
+        ({"exploration": float("inf")}, "exploration"),
         ({"exploration_slots": 0.0}, "exploration_slots"),
         ({"most_cells": 0}, "most_cells"),
     ],
@@ -388,6 +417,12 @@ def test_memory_of_a_user_goes_with_its_neighbourhood_not_with_the_network(kappa
 def test_wrong_options_are_named(options, named):
     with pytest.raises(ControllerError, match=named):
         ScalableAc(world_of().agents[0], 1, **options)
+
+
+@pytest.mark.parametrize("controller", [ScalableAc, Aloha])
+def test_a_seat_of_another_world_is_refused_in_words(controller):
+    with pytest.raises(ControllerError, match="world `access`; seat 'ue' lacks"):
+        controller(Agent("ue", (), ()), 1)
 
 
 def test_long_deadlines_and_probabilities_out_of_range_are_refused():
