@@ -193,7 +193,11 @@ class Replay:
 
     def copy(self) -> dict[str, np.ndarray]:
         """All rows, oldest first, as copies that later appends leave alone."""
-        order = (np.arange(self.n_rows) + self._next - self.n_rows) % self.capacity
+        return self.rows(np.arange(self.n_rows))
+
+    def rows(self, which: np.ndarray) -> dict[str, np.ndarray]:
+        """Some rows, 0 the oldest, as copies that later appends leave alone."""
+        order = (which + self._next - self.n_rows) % self.capacity
         return {name: array[order] for name, array in self._arrays.items()}
 
 

@@ -34,6 +34,7 @@ WORLDS = {
 CONTROLLERS = {  # strings, because imports point down: the engine never imports a controller by itself
     "rollout": "controllers.rollout:Rollout",
     "trpo": "controllers.trpo:Trpo",
+    "st_q": "controllers.st_q:StQ",
     "mvsa": "controllers.mvsa:Mvsa",
     "hold": "controllers.baselines:Hold",
     "random": "controllers.baselines:Random",
