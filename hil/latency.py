@@ -18,6 +18,7 @@ from twin.stats import plain
 from twin.units import NS_PER_S, NS_PER_US, US_PER_S
 
 OF_A_SATELLITE = ("elevation_deg", "los", "tx_error_deg", "rx_error_deg")
+LABELS = ("satellite", "state", "action")  # whole numbers of which a mean says nothing
 BLOCKS = ("used_rb", "reserved_rb")  # masks, one element per group of resource blocks
 COMPONENTS = (
     "release_lateness",
@@ -251,7 +252,12 @@ def _measures(record: Record, written: np.ndarray) -> dict[str, float]:
         slots = served if name in (*OF_A_SATELLITE, *BLOCKS) else written
         if name in BLOCKS and column.dtype.kind == "b" and slots.any():
             means[f"{name}_share"] = float(np.mean(column[slots]))
-        if name == "written" or name.startswith("reward.") or column.ndim != 1 or column.dtype.kind not in "fb":
+        if (
+            name in ("written", *LABELS)
+            or name.startswith("reward.")
+            or column.ndim != 1
+            or column.dtype.kind not in "fbiu"
+        ):
             continue
         if slots.any():
             means[name] = float(np.mean(column[slots], dtype=np.float64))
