@@ -456,7 +456,7 @@ def test_a_flight_gives_the_same_trajectory_with_random_agents(tmp_path):
         ({"cell.fadings": "none"}, "did you mean fading"),
         ({"agent.d2d.every": 2}, "agent.d2d.every must be 1"),
         ({"agent.ue.controller": "hold"}, "agent.ue is not a seat of d2d"),
-        ({"faults": [{"kind": "blockage"}]}, "is of the sky, and world d2d has none"),
+        ({"faults": [{"kind": "blockage"}]}, "is of the sky, world d2d plays none"),
     ],
 )
 def test_settings_that_cannot_be_flown_are_said_clearly(overrides, words):
