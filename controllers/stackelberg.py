@@ -620,6 +620,7 @@ class Stackelberg:
         """Take over what the last slot measured: its interference less the cellular user's part, then."""
         then = self.before[1] if self.before is not None and self.before[0] == slot - 1 else cellular
         at = np.arange(self.n_pairs), values["channel"]
-        self.heard *= FORGET
+        if self.before is not None:
+            self.heard *= FORGET ** max(slot - self.before[0], 0)  # slots may be missed, or asked twice
         self.heard[at] = np.maximum(values["interference"] - then[at], 0.0)
         self.before = slot, cellular

@@ -440,6 +440,18 @@ def test_a_pair_remembers_what_it_heard_of_others_on_a_channel_it_left_and_forge
     assert pairs.heard == pytest.approx(np.array([[4.0 * stackelberg.FORGET, 0.5], [0.0, 0.0]]))
 
 
+@pytest.mark.parametrize("slots", [[0, 1, 1], [0, 1, 5], [3, 4, 8]])
+def test_a_pair_forgets_by_the_slots_that_passed_not_by_how_often_it_was_asked(slots):
+    flown = world(2, 2)
+    pairs = Stackelberg(seats(flown)["d2d"], 1)
+    seen = {**flown.observe("d2d"), "cellular_interference": np.ones((2, 2)), "price": np.zeros((2, 2))}
+    there = {**seen, "channel": np.array([0, 0]), "interference": np.array([5.0, 1.0])}
+    left = {**seen, "channel": np.array([1, 0]), "interference": np.ones(2)}
+    for slot, values in zip(slots, [there, left, left]):
+        pairs.act(Observation("d2d", slot, values))
+    assert pairs.heard[0, 0] == pytest.approx(4.0 * stackelberg.FORGET ** (slots[-1] - slots[0]))
+
+
 # the paper's figure and rows
 
 
