@@ -128,7 +128,8 @@ def shut_at(stays, interference_gain, direct_gain, interference, follower_weight
     highest = range_at(interference_gain, direct_gain, interference, follower_weight, lowest_w, lowest_w)[1]
     if not (highest > 0.0 and lowest_w > 0.0):
         return highest
-    rate = math.log2(1.0 + lowest_w * direct_gain / (max(interference, 0.0) + 1.0))
+    # log1p: where nothing much comes through, log2(1 + x) would round to 0 and the pair be indifferent
+    rate = math.log1p(lowest_w * direct_gain / (max(interference, 0.0) + 1.0)) / math.log(2.0)
     return max(highest, (rate / (follower_weight * lowest_w) + stays) / interference_gain)
 
 
@@ -147,6 +148,23 @@ def _highest_price(interference_gain, direct_gain, interference, follower_weight
     return range_at(interference_gain, direct_gain, interference, follower_weight, lowest_w, highest_w)[1]
 
 
+def _checked(power_w, **given):
+    """The lowest and the highest power, (...) each; ValueError for bounds that are none, and for what is below 0."""
+    bounds_w = np.asarray(power_w, float)
+    if bounds_w.shape[-1:] != (2,) or not ((bounds_w[..., 0] >= 0.0) & (bounds_w[..., 0] <= bounds_w[..., 1])).all():
+        raise ValueError(f"power_w must be the lowest and the highest, 0 or more, in the last axis, got {power_w}")
+    for name, value in given.items():
+        _demand_positive(name, value, infinite=name == "price")
+    return bounds_w[..., 0], bounds_w[..., 1]
+
+
+def _demand_positive(name: str, value, infinite: bool = False) -> None:
+    value = np.asarray(value, float)
+    wrong = ~(value >= 0.0) if infinite else ~((value >= 0.0) & np.isfinite(value))
+    if wrong.any():
+        raise ValueError(f"{name} must be {'' if infinite else 'finite and '}at least 0, got {value[wrong].flat[0]}")
+
+
 def best_power(price, interference_gain, direct_gain, interference, follower_weight, power_w):
     """The power that maximises a pair's rate less what it pays: log2(1 + SINR) - beta_f alpha p g_jB.
 
@@ -158,12 +176,12 @@ def best_power(price, interference_gain, direct_gain, interference, follower_wei
     power_w            (..., 2)  W    lowest and highest
 
     All broadcast. Returns (...) W. Source: appendix A, (24) set to 0, kept within the bounds (U is concave in p).
+    Raises ValueError for what is below 0 or no number, and for bounds in the wrong order.
     Checked by tests/papers/test_stackelberg.py::test_s1_best_power_is_the_argmax_of_a_refined_grid.
     """
-    bounds_w = np.asarray(power_w, float)
-    return _best_power(
-        price, interference_gain, direct_gain, interference, follower_weight, bounds_w[..., 0], bounds_w[..., 1]
-    )
+    pair = {"interference_gain": interference_gain, "direct_gain": direct_gain, "interference": interference}
+    bounds_w = _checked(power_w, price=price, **pair, follower_weight=follower_weight)
+    return _best_power(price, *pair.values(), follower_weight, *bounds_w)
 
 
 def price_range(interference_gain, direct_gain, interference, follower_weight, power_w):
@@ -171,10 +189,10 @@ def price_range(interference_gain, direct_gain, interference, follower_weight, p
 
     Arguments as of `best_power`. (0, 0) where a pair has no gain to the base station, or none to its own receiver:
     nothing can be charged, or no price changes anything. Above the range a pair still sends its lowest power, so a
-    leader that could leave it would ask for infinity: the game is defined on the range alone.
+    leader that could leave it would ask for infinity: the game is defined on the range alone. Errors as `best_power`.
     """
-    bounds_w = np.asarray(power_w, float)
-    args = (interference_gain, direct_gain, interference, follower_weight, bounds_w[..., 0], bounds_w[..., 1])
+    pair = {"interference_gain": interference_gain, "direct_gain": direct_gain, "interference": interference}
+    args = (*pair.values(), follower_weight, *_checked(power_w, **pair, follower_weight=follower_weight))
     return _lowest_price(*args), _highest_price(*args)
 
 
@@ -191,22 +209,27 @@ def best_price(
     leader_weight  (...)  beta_l, at least 0
     the rest              as of `best_power`
 
-    All broadcast. Returns (...), finite whatever the gains are; 0 where `price_range` is (0, 0).
+    All broadcast. Returns (...), finite for gains up to 1e100; 0 where `price_range` is (0, 0). Errors as `best_power`.
     Source: appendix B with its errors corrected (docs/papers/d2d.md); one formula for the five cases, which
     `price_case` names. Checked by tests/papers/test_stackelberg.py, statements S2 to S5.
     """
-    bounds_w = np.asarray(power_w, float)
-    pair = (interference_gain, direct_gain, interference, received)
-    return _best_price(cellular_snr, *pair, leader_weight, follower_weight, bounds_w[..., 0], bounds_w[..., 1])
+    around = {"cellular_snr": cellular_snr, "interference_gain": interference_gain, "direct_gain": direct_gain}
+    around |= {"interference": interference, "received": received}
+    weights = {"leader_weight": leader_weight, "follower_weight": follower_weight}
+    return _best_price(*around.values(), *weights.values(), *_checked(power_w, **around, **weights))
 
 
 def price_case(cellular_snr, interference_gain, direct_gain, interference, received):
     """Which case of appendix B holds, (...) int64; arguments as of `best_price`.
 
     1: D = 0, 2: A + D = 0 (both to 1e-12 of the larger of A and |D|), 3: D > 0, 4: D < 0 < A + D, 5: A + D < 0;
-    0: no gain to the base station or to the own receiver, the game is none.
+    0: no gain to the base station or to the own receiver, the game is none. Errors as `best_power`.
     """
-    return _price_case(cellular_snr, interference_gain, direct_gain, interference, received)
+    around = {"cellular_snr": cellular_snr, "interference_gain": interference_gain, "direct_gain": direct_gain}
+    around |= {"interference": interference, "received": received}
+    for name, value in around.items():
+        _demand_positive(name, value)
+    return _price_case(*around.values())
 
 
 # ---- several pairs on one channel: `members` lists them; price and power_w (n_pairs,) are theirs, changed in place
@@ -446,13 +469,40 @@ def follow(stage, price, heard):
             interference = stage.cellular_interference[j, i] + heard[j, i]
             answer_w = answer_at(stage, price[j, i], j, i, interference)
             cost = stage.follower_weight * price[j, i] * stage.interference_gain[j, i]
-            utility = math.log2(1.0 + stage.direct_gain[j] * answer_w / (1.0 + interference)) - cost * answer_w
+            rate = math.log1p(stage.direct_gain[j] * answer_w / (1.0 + interference)) / math.log(2.0)
+            utility = rate - cost * answer_w
             if i == 0 or utility > most:
                 most, channel[j], power_w[j] = utility, i, answer_w
     return channel, power_w
 
 
 # ---- the same for people: a Game in, arrays out
+
+
+def _checked_stage(game: Game) -> Stage:
+    """The game for the kernels, which trust it; ValueError for arrays that do not fit, and as `_checked`."""
+    n, m = np.size(game.direct_gain), np.size(game.cellular_snr)
+    shapes = {
+        "cellular_snr": (m,),
+        "interference_gain": (n, m),
+        "direct_gain": (n,),
+        "cellular_interference": (n, m),
+        "cross_gain": (n, n),
+    }
+    for name, shape in shapes.items():
+        value = getattr(game, name)
+        if np.shape(value) != shape:
+            raise ValueError(f"{name} of {n} pairs on {m} channels must be of shape {shape}, got {np.shape(value)}")
+        _demand_positive(name, value)
+    _checked(game.power_w, leader_weight=game.leader_weight, follower_weight=game.follower_weight)
+    return stage_of(game)
+
+
+def _checked_channel(channel: np.ndarray, n_pairs: int, n_channels: int) -> np.ndarray:
+    found = np.asarray(channel)
+    if found.shape != (n_pairs,) or not np.isin(found, np.arange(n_channels)).all():
+        raise ValueError(f"channel must be {n_pairs} whole numbers from 0 to {n_channels - 1}, got {channel}")
+    return found.astype(np.int64)
 
 
 def powers(game: Game, price: np.ndarray, channel: np.ndarray, start_w: np.ndarray | None = None):
@@ -464,11 +514,18 @@ def powers(game: Game, price: np.ndarray, channel: np.ndarray, start_w: np.ndarr
 
     Returns (power_w, n_rounds), (n_pairs,) W and (); unique and reached from everywhere where `spectral_radius` is
     below 1. n_rounds == NASH_ROUNDS: it did not settle.
+    Raises ValueError for arrays that do not fit the game.
     Checked by tests/papers/test_stackelberg.py::test_s6_powers_from_two_starts_meet_at_one_nash_equilibrium.
     """
-    stage, channel = stage_of(game), np.asarray(channel, np.int64)
-    power_w = np.full(channel.size, stage.highest_w) if start_w is None else np.array(start_w, float)
-    on_channel = np.ascontiguousarray(np.asarray(price, float)[np.arange(channel.size), channel])
+    stage = _checked_stage(game)
+    n_pairs, n_channels = stage.interference_gain.shape
+    channel, price = _checked_channel(channel, n_pairs, n_channels), np.asarray(price, float)
+    power_w = np.full(n_pairs, stage.highest_w) if start_w is None else np.array(start_w, float)
+    for name, value, shape in (("price", price, (n_pairs, n_channels)), ("start_w", power_w, (n_pairs,))):
+        if value.shape != shape:
+            raise ValueError(f"{name} must be of shape {shape}, got {value.shape}")
+        _demand_positive(name, value)
+    on_channel = price[np.arange(n_pairs), channel]
     rounds = [
         settle_powers(stage, i, np.flatnonzero(channel == i), on_channel, power_w, NASH_ROUNDS) for i in set(channel)
     ]
@@ -491,16 +548,19 @@ def equilibrium(game: Game, channel: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
     On each pair's channel price and power answer each other (interference between pairs frozen: `settle_channel`). On
     the others stands a price that keeps it off (`shut_at`), so that staying is its best reply in channel as in power.
+    Raises ValueError for arrays that do not fit one another, and for channels that are none.
     """
-    return settle(stage_of(game), np.asarray(channel, np.int64))[:2]
+    stage = _checked_stage(game)
+    return settle(stage, _checked_channel(channel, *stage.interference_gain.shape))[:2]
 
 
 def best_assignment(game: Game) -> np.ndarray:
     """The channel of each pair, (n_pairs,) int64, with which `equilibrium` gives the leader most.
 
-    Exact for n_channels 2^n_pairs <= EXACT_SETS (6 pairs on 3 channels); beyond, `assign_greedily`.
+    Exact for n_channels 2^n_pairs <= EXACT_SETS (6 pairs on 3 channels); beyond, `assign_greedily`. Errors as
+    `equilibrium`.
     """
-    return assign(stage_of(game))
+    return assign(_checked_stage(game))
 
 
 # ---- the controller
@@ -560,6 +620,7 @@ class Stackelberg:
         """Take over what the last slot measured: its interference less the cellular user's part, then."""
         then = self.before[1] if self.before is not None and self.before[0] == slot - 1 else cellular
         at = np.arange(self.n_pairs), values["channel"]
-        self.heard *= FORGET
+        if self.before is not None:
+            self.heard *= FORGET ** max(slot - self.before[0], 0)  # slots may be missed, or asked twice
         self.heard[at] = np.maximum(values["interference"] - then[at], 0.0)
         self.before = slot, cellular

@@ -312,6 +312,18 @@ def test_users_and_transmitters_are_spread_evenly_over_the_disc():
     assert inside == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / 256))  # five deviations
 
 
+def test_the_dearest_price_leaves_rewards_finite_and_a_dearer_one_is_out_of_bounds():
+    world = make(cell=TERRESTRIAL | {"base_loss_db": [0.0, 0.0], "noise_dbm": -200.0})
+    declared = world.agents[0].acts[0]
+    _, _, outcomes = fly(world, 3, lambda agent, slot: sample(agent.acts, np.random.default_rng(1)) | dear(agent))
+    assert all(math.isfinite(reward) for outcome in outcomes for reward in outcome.reward.values())
+    assert declared.high < 1e300
+
+
+def dear(agent):
+    return {field.name: np.full(field.shape, field.high) for field in agent.acts if field.name == "price"}
+
+
 # Under a satellite
 
 
@@ -456,7 +468,7 @@ def test_a_flight_gives_the_same_trajectory_with_random_agents(tmp_path):
         ({"cell.fadings": "none"}, "did you mean fading"),
         ({"agent.d2d.every": 2}, "agent.d2d.every must be 1"),
         ({"agent.ue.controller": "hold"}, "agent.ue is not a seat of d2d"),
-        ({"faults": [{"kind": "blockage"}]}, "is of the sky, and world d2d has none"),
+        ({"faults": [{"kind": "blockage"}]}, "is of the sky, world d2d plays none"),
     ],
 )
 def test_settings_that_cannot_be_flown_are_said_clearly(overrides, words):

@@ -93,7 +93,7 @@ def same(*records):
         ({"kind": "kill"}, r"faults\[0\]: object missing required field `agent`"),
         ({"kind": "kill", "agent": "leader", "duration_s": 1.0}, r"faults\[0\]\.duration_s is not a key"),
         ({"kind": "restart", "agent": "leader"}, "missing required field `duration_s`"),
-        ({"kind": "rain"}, r"faults\[0\] \(rain\) is of the sky, and world toys:Toy has none"),
+        ({"kind": "rain"}, r"faults\[0\] \(rain\) is of the sky, world toys:Toy plays none"),
     ],
 )
 def test_mistake_in_a_fault_is_named_with_its_key(fault, complaint):

@@ -418,7 +418,7 @@ def _sky(scenario: Scenario, world_class: Callable[..., World]) -> dict[str, Any
     if "faults" not in inspect.signature(world_class).parameters:
         index, fault = found[0]
         raise ScenarioError(
-            f"faults[{index}] ({fault.__struct_config__.tag}) is of the sky, and world {scenario.world} has none"
+            f"faults[{index}] ({fault.__struct_config__.tag}) is of the sky, world {scenario.world} plays none"
         )
     return {"faults": scenario.faults}
 

@@ -6,6 +6,7 @@ The searches are those of controllers/papers/d2d_exact.py, here on some hundreds
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,6 +173,69 @@ def test_a_pair_that_pays_nothing_sends_with_all_it_has_and_one_without_a_receiv
     assert best_power(0.0, 3.0, 5.0, 0.0, 1.0, BOUNDS_W) == 2.0
     assert best_power(1.0, 0.0, 5.0, 0.0, 1.0, BOUNDS_W) == 2.0
     assert best_power(1.0, 3.0, 0.0, 0.0, 1.0, BOUNDS_W) == 0.01
+
+
+PAIR = {"interference_gain": 3.0, "direct_gain": 5.0, "interference": 0.7, "follower_weight": 1.0, "power_w": BOUNDS_W}
+AROUND = {"cellular_snr": 9.0, "received": 0.0, "leader_weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"interference_gain": np.nan}, "interference_gain must be finite and at least 0, got nan"),
+        ({"direct_gain": [1.0, -2.0]}, "direct_gain must be finite and at least 0, got -2"),
+        ({"interference": np.inf}, "interference must be finite"),
+        ({"follower_weight": -1.0}, "follower_weight must be finite and at least 0, got -1"),
+        ({"power_w": (2.0, 0.01)}, "the lowest and the highest"),
+        ({"power_w": (-1.0, 1.0)}, "the lowest and the highest"),
+        ({"power_w": 2.0}, "the lowest and the highest"),
+    ],
+)
+def test_what_is_no_game_of_one_pair_is_refused_in_words(wrong, words):
+    calls = (best_power, {"price": 1.0} | PAIR), (price_range, PAIR), (best_price, AROUND | PAIR)
+    for function, arguments in calls:
+        with pytest.raises(ValueError, match=words):
+            function(**arguments | wrong)
+
+
+def test_a_price_that_is_no_number_is_refused_and_an_endless_one_gives_the_lowest_power():
+    with pytest.raises(ValueError, match="price must be at least 0, got nan"):
+        best_power(np.nan, **PAIR)
+    with pytest.raises(ValueError, match="cellular_snr must be finite"):
+        price_case(np.nan, 1.0, 1.0, 0.0, 0.0)
+    assert best_power(np.inf, **PAIR) == BOUNDS_W[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "channel", "words"),
+    [
+        ({}, [0, 1, 2], "3 whole numbers from 0 to 1"),
+        ({}, [0, -1, 1], "3 whole numbers from 0 to 1"),
+        ({}, [0, 1], "3 whole numbers from 0 to 1"),
+        ({}, [0.5, 1.0, 1.0], "3 whole numbers from 0 to 1"),
+        ({"cross_gain": np.zeros((2, 2))}, [0, 1, 0], r"cross_gain of 3 pairs on 2 channels must be of shape \(3, 3\)"),
+        ({"interference_gain": np.ones((2, 3))}, [0, 1, 0], r"must be of shape \(3, 2\), got \(2, 3\)"),
+        ({"cross_gain": np.full((3, 3), np.nan)}, [0, 1, 0], "cross_gain must be finite"),
+        ({"power_w": np.array([2.0, 1.0])}, [0, 1, 0], "the lowest and the highest"),
+    ],
+)
+def test_channels_and_games_that_do_not_fit_are_refused_in_words(changes, channel, words):
+    game = replace(crowd(3, 2), **changes)
+    price = np.ones((3, 2))
+    for solve in (lambda: equilibrium(game, channel), lambda: powers(game, price, channel)):
+        with pytest.raises(ValueError, match=words):
+            solve()
+    if changes:
+        with pytest.raises(ValueError, match=words):
+            best_assignment(game)
+
+
+def test_prices_and_starts_that_do_not_fit_the_game_are_refused_in_words():
+    game, price = crowd(3, 2), np.ones((3, 2))
+    with pytest.raises(ValueError, match=r"price must be of shape \(3, 2\)"):
+        powers(game, price.T, [0, 1, 0])
+    with pytest.raises(ValueError, match=r"start_w must be of shape \(3,\)"):
+        powers(game, price, [0, 1, 0], [1.0])
 
 
 @pytest.mark.parametrize("bounds_w", [BOUNDS_W, (0.0, 1.0), (1.0, 1.0)])
@@ -344,6 +408,13 @@ def test_where_gains_fade_the_pairs_still_take_the_channels_that_the_prices_leav
         assert (leader.channel == followers.channel).all()
 
 
+def test_pairs_that_hardly_hear_anything_still_keep_to_the_channels_left_open():
+    flown = world(noise_dbm=100.0)  # 1 + SINR rounds to 1
+    for slots in (1, 4, 7):
+        leader, followers, _ = played(flown, slots)
+        assert (leader.channel == followers.channel).all()
+
+
 def test_where_nobody_serves_all_prices_are_zero_and_pairs_send_with_all_they_have():
     flown = world()
     agents = seats(flown)
@@ -367,6 +438,18 @@ def test_a_pair_remembers_what_it_heard_of_others_on_a_channel_it_left_and_forge
     assert pairs.heard == pytest.approx(np.array([[4.0, 0.0], [0.0, 0.0]]))
     pairs.act(Observation("d2d", 1, {**seen, "channel": np.array([1, 0]), "interference": np.array([1.5, 1.0])}))
     assert pairs.heard == pytest.approx(np.array([[4.0 * stackelberg.FORGET, 0.5], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("slots", [[0, 1, 1], [0, 1, 5], [3, 4, 8]])
+def test_a_pair_forgets_by_the_slots_that_passed_not_by_how_often_it_was_asked(slots):
+    flown = world(2, 2)
+    pairs = Stackelberg(seats(flown)["d2d"], 1)
+    seen = {**flown.observe("d2d"), "cellular_interference": np.ones((2, 2)), "price": np.zeros((2, 2))}
+    there = {**seen, "channel": np.array([0, 0]), "interference": np.array([5.0, 1.0])}
+    left = {**seen, "channel": np.array([1, 0]), "interference": np.ones(2)}
+    for slot, values in zip(slots, [there, left, left]):
+        pairs.act(Observation("d2d", slot, values))
+    assert pairs.heard[0, 0] == pytest.approx(4.0 * stackelberg.FORGET ** (slots[-1] - slots[0]))
 
 
 # the paper's figure and rows

@@ -37,6 +37,7 @@ from twin.worlds.sky import LONGEST_S, Sky, sky_over, turns
 
 SEATS = ("cellular", "d2d")
 MOST_GAIN_BYTES = 2**31  # of a run's gains to satellites, drawn at reset
+MOST_PRICE = 1e200  # no limit but that payments and rewards stay finite
 
 Level = Annotated[float, Meta(ge=-200, le=100)]
 Loss = Annotated[float, Meta(ge=0, le=300)]
@@ -89,7 +90,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     layout: (
         Annotated[
             int,
-            Meta(ge=0, description="seed of positions and shadowing, the same in every run; not set: the run's own"),
+            Meta(
+                ge=0,
+                description="seed of positions and of the shadowing on the ground, the same in every run; not set: the "
+                "run's own",
+            ),
         ]
         | None
     ) = None
@@ -503,7 +508,7 @@ class D2d:
     def _seats(self, agents: Mapping[str, Any]) -> tuple[Agent, ...]:
         n, m = self.settings.cell.n_pairs, self.settings.cell.n_channels
         least_w, most_w = (float(power_w) for power_w in self.power_w)
-        price = Field("price", (n, m), low=0.0)
+        price = Field("price", (n, m), low=0.0, high=MOST_PRICE)
         gains = (
             Field("interference_gain", (n, m), low=0.0),
             Field("direct_gain", (n,), low=0.0),
