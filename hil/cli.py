@@ -532,7 +532,10 @@ def _print_verdicts(verdicts: list[Any]) -> None:
 @app.command()
 def budget(
     scenario: ScenarioName = "quickstart",
-    agent: Annotated[str, typer.Option(help="the seat whose computer, or deadline, is varied")] = "leo",
+    agent: Annotated[
+        str | None,
+        typer.Option(help="the seat whose computer, or deadline, is varied; default: the first the scenario names"),
+    ] = None,
     scales: Annotated[
         str | None, typer.Option(metavar="1,2,4,...", help="computers so many times slower than this one")
     ] = None,
@@ -565,6 +568,7 @@ def budget(
     from twin.scenario import load
 
     loaded = load(scenario, _overrides(set_))
+    agent = agent or next(iter(loaded.agents), "")
     folder = new_folder(f"budget-{loaded.name}", out)
     if windows is not None and scales is not None:
         raise ScenarioError("--scales and --windows: one of the two is varied")
