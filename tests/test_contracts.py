@@ -59,6 +59,7 @@ def test_controller_on_every_seat_it_is_for(name, seat):
     check_controller(make(name), agents[seat], others)
 
 
+@pytest.mark.filterwarnings("ignore:act.. took")  # wall time is this machine's, not the contract's
 @pytest.mark.parametrize(("name", "home", "seat"), sorted(ELSEWHERE))
 def test_controller_of_another_world(name, home, seat):
     if name in ("st_q", "mvsa"):
