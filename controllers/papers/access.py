@@ -540,7 +540,7 @@ def exact_rows(quick: bool) -> list[Row]:
     speed = kernel_slots_per_s()
     at_once = "seconds per slot, least of blocks taken in turns, one core"
     return [
-        Row("kernel_slots_per_s", speed, None, ">= 1e6", speed >= 1e6, "issue: 25 users, 100,000 slots a call, 1 core"),
+        Row("kernel_slots_per_s", speed, None, ">= 1e6", speed >= 1e6, "25 users, 100,000 slots a call, 1 core"),
         Row("Q5_critic_error", error, None, "<= 0.05", error <= 0.05,
             "specification Q5: 4 nodes, kappa 3, 2e6 slots, weighted error over range, worst agent"),
         Row("Q6_what_does_not_add_up", wrong, None, "0", wrong == 0,
@@ -550,9 +550,9 @@ def exact_rows(quick: bool) -> list[Row]:
         Row("Q9_cost_from_25_to_100_users", large / small / 4.0, None, "<= 1.3", large / small <= 4.0 * 1.3,
             f"specification Q9: kappa 0, over the ratio of users; {at_once}"),
         Row("cost_from_25_to_1000_users", many / few / 40.0, None, "<= 1.3", many / few <= 40.0 * 1.3,
-            f"issue: kappa 1, contention, over the ratio of users; {at_once}; 1,000 users: {many * 1e6:.0f} us"),
+            f"kappa 1, contention, over the ratio of users; {at_once}; 1,000 users: {many * 1e6:.0f} us"),
         Row("bytes_per_user_from_25_to_1000", tables[1] / tables[0], None, "<= 1.1", tables[1] / tables[0] <= 1.1,
-            f"issue: policy, critic and graph, kappa 1, contention; {tables[1]:.0f} bytes per user with 1,000 users"),
+            f"policy, critic and graph, kappa 1, contention; {tables[1]:.0f} bytes per user with 1,000 users"),
     ]  # fmt: skip
 
 

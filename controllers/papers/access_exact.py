@@ -84,7 +84,7 @@ def brute_rows(n_instances: int) -> list[Row]:
     return [Row("Q1_exact_values_against_brute_force", float(worst), None, "<= 1e-10", bool(worst <= 1e-10), source)]
 
 
-# ---- Q2 and the issue of appendix B.4: decay with distance
+# ---- Q2, and appendix B.4: decay with distance
 
 
 def random_pair(network: Network, rng: np.random.Generator) -> tuple:

@@ -259,7 +259,7 @@ def s5_jump(n: int, seed: int = 5) -> float:
     return float(np.abs(share(np.array(value), value[1])).max())
 
 
-# ---- the 10,000 games: grid and scipy
+# ---- 10,000 games of every kind: grid and scipy
 
 
 class Compared(NamedTuple):
