@@ -309,7 +309,7 @@ def test_check_of_a_controller_that_breaks_its_contract_names_the_clause(ntn_twi
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("run", "quikstart"), "no scenario 'quikstart'; there are baseline"),
+        (("run", "quikstart"), "no scenario 'quikstart'; there are access"),
         (("run", "nowhere.toml"), "scenario file nowhere.toml does not exist"),
         (("run", "."), "no scenario '.'"),
         (("run", "baseline", "--set", "slts=3"), "slts is not a key; did you mean slots"),
