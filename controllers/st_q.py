@@ -9,6 +9,7 @@ its own pair's observation alone.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -91,12 +92,34 @@ def st_q_steps(q, visits, reward, transition, sizes, gamma, state, n_steps, rng)
 
 @dataclass(frozen=True, eq=False)
 class StochasticGame:
-    """A finite game of a leader and followers: shapes as in `st_q_steps`."""
+    """A finite game of a leader and followers: shapes as in `st_q_steps`. Raises ValueError for what is no game."""
 
     reward: np.ndarray
     transition: np.ndarray
     sizes: np.ndarray
     gamma: float
+
+    def __post_init__(self) -> None:
+        reward, transition = np.array(self.reward, float), np.array(self.transition, float)
+        sizes = np.array(self.sizes, np.int64)
+        if sizes.ndim != 1 or not sizes.size or (sizes < 1).any() or (sizes != self.sizes).any():
+            raise ValueError(f"sizes must be the whole number of actions of each agent, got {self.sizes}")
+        n_states, n_joint = len(transition) if transition.ndim else 0, int(sizes.prod())
+        for name, table, shape in (
+            ("reward", reward, (n_states, sizes.size, n_joint)),
+            ("transition", transition, (n_states, n_joint, n_states)),
+        ):
+            if table.shape != shape or not np.isfinite(table).all():
+                raise ValueError(
+                    f"{name} of {n_states} states and {n_joint} joint actions must be of shape {shape} and finite, "
+                    f"got shape {table.shape}"
+                )
+        if (transition < 0.0).any() or not np.allclose(transition.sum(-1), 1.0, rtol=0.0, atol=1e-9):
+            raise ValueError("transition must hold probabilities of the next state that add up to 1")
+        if not 0.0 <= self.gamma < 1.0:
+            raise ValueError(f"gamma must be at least 0 and below 1, got {self.gamma}")
+        for name, table in (("reward", reward), ("transition", transition), ("sizes", sizes)):
+            object.__setattr__(self, name, table)
 
     def exact(self, tolerance: float = 1e-12, most: int = 10_000) -> tuple[np.ndarray, bool]:
         """ST-Q values (35) by value iteration under the same rule, and whether it settled.
@@ -115,6 +138,8 @@ class StochasticGame:
 
     def learned(self, updates: list[int], seed: int) -> np.ndarray:
         """Tables of tabular ST-Q after each of so many updates (ascending), (n, n_states, n_agents, n_joint)."""
+        if list(updates) != sorted(updates) or min(updates, default=0) < 0:
+            raise ValueError(f"updates must be counts in ascending order, got {updates}")
         rng = np.random.default_rng(seed)
         q, state, done, tables = np.zeros_like(self.reward), 0, 0, []
         visits = np.zeros((q.shape[0], q.shape[2]), np.int64)
@@ -140,6 +165,8 @@ def random_game(
     actions dominate in the stage games of exact values, whose equilibrium is then the best point of everyone: the
     paper's assumption 3. With dominance 0 it is any game.
     """
+    if not 0.0 <= gamma < 1.0:
+        raise ValueError(f"gamma must be at least 0 and below 1, got {gamma}")
     n_joint = int(np.prod(sizes))
     acts = np.array(np.unravel_index(np.arange(n_joint), sizes))
     dominant = np.array([rng.integers(0, size, n_states) for size in sizes])
@@ -366,6 +393,15 @@ def improve(shape: Shape, now: Learned, batches: Sequence[Arrays], rates: Rates,
 # ---- the controller, for either seat
 
 
+class Asked(NamedTuple):
+    """What an answer was given to: the actors' inputs, what the leader told, its equilibrium; was an answer ours."""
+
+    seen: np.ndarray
+    told: np.ndarray
+    guide: tuple[np.ndarray, np.ndarray] | None
+    ours: bool
+
+
 class StQ:
     """Both seats of `d2d`: the leader posts its closed-form prices and guides, the followers learn.
 
@@ -392,7 +428,8 @@ class StQ:
     updates          updates in one job
     new_rows         remembered before the next job
 
-    A seat whose learning is switched off (`learn = false`) still explores: set explore and explore_last to 0.
+    A seat whose learning is switched off (`learn = false`) still explores: set explore, explore_last and noise to 0.
+    With `delay` an answer is judged by what it earned once in force, and next to what was seen when it was given.
     Raises ControllerError for options out of range. `weights_version` counts jobs in force.
     """
 
@@ -438,6 +475,9 @@ class StQ:
         ):
             if not low <= value <= high:
                 raise ControllerError(f"st_q: {name} must be from {low:g} to {high:g}, got {value!r}")
+        for name, value in (("batch", batch), ("memory", memory), ("updates", updates), ("new_rows", new_rows)):
+            if not isinstance(value, int | np.integer):
+                raise ControllerError(f"st_q: {name} must be a whole number, got {value!r}")
         if memory < batch:
             raise ControllerError(f"st_q: memory must hold a batch, {batch} rows, got {memory}")
         if guided and not central:
@@ -447,6 +487,7 @@ class StQ:
             return
         torch.set_num_threads(1)
         facts = agent.facts
+        self.delay = agent.delay
         self.n_pairs, self.n_channels = int(facts["n_pairs"]), int(facts["n_channels"])
         self.low_w, self.high_w = float(facts["power_min_w"]), float(facts["power_max_w"])
         self.weight = float(facts["follower_weight"])
@@ -479,7 +520,7 @@ class StQ:
         )
         self._buffers = tuple(np.zeros(size, np.float32) for size in (*HIDDEN, (n, m + 1)))
         self._n_new = self._n_slots = 0
-        self._before: dict | None = None
+        self._asked: dict[int, Asked] = {}
         self._warm_up()
 
     def act(self, seen: Observation) -> Action:
@@ -524,11 +565,11 @@ class StQ:
     def _follow(self, seen: Observation) -> Action:
         n, m = self.n_pairs, self.n_channels
         if seen.reward is None:
-            self._before = None  # a new flight; what was learned stays
+            self._asked = {}  # a new flight; what was learned stays
         values = seen.values
         state = self.state(values)
         told, guide = self._hear(seen.signals)
-        self._remember(seen, state, told, guide)
+        self._remember(seen, Asked(state, told, guide, seen.timing.get("action_source", "agent") == "agent"))
         self.inputs = self.inputs.and_of(state)
         if guide is not None:
             self.tellings = self.tellings.and_of(told)
@@ -545,7 +586,6 @@ class StQ:
             any_power = np.where(like_leader, guide[1], any_power)
         channel, power = np.where(drawn, any_channel, channel), np.where(drawn, any_power, power)
         self._n_slots += 1
-        self._before = {"slot": seen.slot, "seen": state, "told": told}
         power_w = np.clip(self.low_w * (self.high_w / self.low_w) ** power, self.low_w, self.high_w)
         return Action({"channel": channel.astype(np.int64), "power_w": power_w})
 
@@ -586,22 +626,31 @@ class StQ:
                     return told, (channel, power)
         return np.zeros(self.shape.n_told, np.float32), None
 
-    def _remember(self, seen: Observation, state: np.ndarray, told: np.ndarray, guide: tuple | None) -> None:
-        """Store what was in force in the last slot, and what came of it, if it was ours and is known."""
-        before, values = self._before, seen.values
-        if before is None or before["slot"] != seen.slot - 1 or seen.last:
-            return  # observations were skipped, or the game is over and there is no next one
-        if seen.timing.get("action_source", "agent") != "agent" or (self.guided and guide is None):
+    def _remember(self, seen: Observation, asked: Asked) -> None:
+        """Store what was in force in the last slot, and what came of it, if it was ours and is known.
+
+        It answered what was seen `delay` slots before that, and the answer next in force what was seen a slot later.
+        """
+        first = seen.slot - 1 - self.delay
+        self._asked = {slot: row for slot, row in self._asked.items() if first <= slot < seen.slot}
+        self._asked[seen.slot] = asked
+        before, after = self._asked.pop(first, None), self._asked.get(first + 1)
+        # with a delay an observation is told of the answer that has just come into force, without of the one before
+        played = self._asked.get(seen.slot - (self.delay > 0))
+        if before is None or after is None or played is None or not played.ours:
+            return  # observations were skipped, or it was another's
+        if self.guided and (before.guide is None or after.guide is None):
             return
-        next_channel, next_power = guide or (np.zeros(self.n_pairs, np.int64), np.zeros(self.n_pairs))
+        values = seen.values
+        next_channel, next_power = after.guide or (np.zeros(self.n_pairs, np.int64), np.zeros(self.n_pairs))
         self.memory.append(
-            seen=before["seen"],
-            told=before["told"],
+            seen=before.seen,
+            told=before.told,
             channel=values["channel"],
             power=self.level(values["used_power_w"]),
             reward=values["utility"],
-            next_seen=state,
-            next_told=told,
+            next_seen=after.seen,
+            next_told=after.told,
             next_channel=next_channel,
             next_power=next_power,
         )

@@ -19,6 +19,7 @@ from controllers.st_q import (
     bounded,
     improve,
     random_game,
+    relative_error,
     st_q_steps,
     stage_equilibrium,
 )
@@ -97,6 +98,35 @@ def test_exact_values_satisfy_the_equation_of_lemma_2():
         after = [q[s][:, plain_equilibrium(q[s], (2, 2, 2))] for s in range(3)]
         expected = game.reward[state, :, joint] + 0.9 * game.transition[state, joint] @ np.array(after)
         assert np.allclose(q[state, :, joint], expected, rtol=1e-10)
+
+
+def test_values_of_whole_number_rewards_are_not_cut_to_whole_numbers():
+    game = random_game(np.random.default_rng(1))
+    whole = replace(game, reward=np.rint(10.0 * game.reward).astype(int), sizes=(2, 2, 2))
+    exact, _ = whole.exact()
+    assert np.array_equal(whole.learned([500], 1), replace(whole, reward=whole.reward.astype(float)).learned([500], 1))
+    assert relative_error(whole.learned([20_000], 1), exact) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"gamma": 1.0}, "gamma"),
+        ({"sizes": (2, 2, 3)}, "reward"),
+        ({"sizes": (2, 0, 2)}, "sizes"),
+        ({"transition": np.full((3, 8, 3), 0.5)}, "transition"),
+        ({"transition": np.full((2, 8, 3), 1 / 3)}, "reward"),
+        ({"reward": np.full((3, 3, 8), np.nan)}, "reward"),
+    ],
+)
+def test_what_is_no_game_is_refused_in_words(changed, named):
+    with pytest.raises(ValueError, match=named):
+        replace(random_game(np.random.default_rng(1)), **changed)
+
+
+def test_counts_of_updates_that_do_not_ascend_are_refused():
+    with pytest.raises(ValueError, match="ascending"):
+        random_game(np.random.default_rng(1)).learned([100, 10], 1)
 
 
 def test_in_games_with_dominance_every_agent_likes_the_equilibrium_best():
@@ -249,6 +279,43 @@ def test_a_slot_that_another_s_action_governed_is_not_learned_from():
     assert flown({}, action_source="hold")[0].memory.n_rows == 0
 
 
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_an_answer_in_force_later_is_learned_beside_what_it_answered(delay):
+    world = world_of(0, 2, 2)
+    leader, learner = StQ(world.agents[0], 0), StQ(replace(world.agents[1], delay=delay), 0)
+    answers, states = [], []
+    for slot in range(12):
+        posted = leader.act(Observation("cellular", slot, world.observe("cellular")))
+        world.apply("cellular", posted.values)
+        source = "agent" if slot >= delay else "default"  # as the runner tells it: of the answer in force when asked
+        if delay and slot >= delay:
+            world.apply("d2d", answers[slot - delay])
+        seen = Observation("d2d", slot, world.observe("d2d"), 0.0, False, {"cellular": posted.signals["d2d"]})
+        answers.append(learner.act(replace(seen, timing={"action_source": source})).values)
+        states.append(learner.state(seen.values))
+        if not delay:
+            world.apply("d2d", answers[slot])
+        world.step()
+    rows, n = learner.memory.copy(), 11 - delay
+    assert learner.memory.n_rows == n
+    assert np.array_equal(rows["seen"], states[:n])
+    assert np.array_equal(rows["next_seen"], states[1 : n + 1])
+    assert np.array_equal(rows["channel"], [a["channel"] for a in answers[:n]])
+    assert np.allclose(rows["power"], [learner.level(a["power_w"]) for a in answers[:n]], atol=1e-6)
+
+
+def test_a_guided_learner_leaves_out_slots_on_either_side_of_a_lost_message():
+    world = world_of(0, 2, 2)
+    leader, learner = StQ(world.agents[0], 0), StQ(world.agents[1], 0)
+    for slot in range(10):
+        posted = leader.act(Observation("cellular", slot, world.observe("cellular")))
+        signals = {} if slot == 5 else {"cellular": posted.signals["d2d"]}
+        world.apply("d2d", learner.act(Observation("d2d", slot, world.observe("d2d"), 0.0, False, signals)).values)
+        world.step()
+    assert learner.memory.n_rows == 9 - 2
+    assert learner.memory.copy()["told"].any(axis=1).all()
+
+
 def test_without_the_leader_s_message_a_guided_learner_remembers_nothing_and_an_unguided_one_does():
     agent = world_of(0, 2, 2).agents[1]
     for guided, expected in ((True, 0), (False, 9)):
@@ -278,7 +345,14 @@ def test_the_leader_s_message_has_the_bytes_that_the_docstring_says():
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"gamma": 1.0}, "gamma"), ({"batch": 0}, "batch"), ({"memory": 63}, "memory"), ({"central": False}, "guided")],
+    [
+        ({"gamma": 1.0}, "gamma"),
+        ({"batch": 0}, "batch"),
+        ({"updates": 2.5}, "updates must be a whole number"),
+        ({"memory": 100.5}, "memory must be a whole number"),
+        ({"memory": 63}, "memory"),
+        ({"central": False}, "guided"),
+    ],
 )
 def test_options_out_of_range_are_named(options, named):
     with pytest.raises(ControllerError, match=named):
