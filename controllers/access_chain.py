@@ -87,6 +87,16 @@ def spread_after(queue, chance, base, code, weight):
 
 
 @njit(cache=True, nogil=True)
+def worth(queue, chance, base, ahead, code, weight, value):
+    """Of each user's reward, what this slot is expected to bring and what follows it, into value (n,)."""
+    for j in range(queue.size):
+        value[j] = chance[j]
+    for c in range(spread_after(queue, chance, base, code, weight)):
+        for j in range(queue.size):
+            value[j] += weight[c] * ahead[code[c], j]
+
+
+@njit(cache=True, nogil=True)
 def begin(state, n_queues, policy, queue, send):
     """Unpack a joint queue, and the first joint action that its policy can take; an empty queue is silent for sure."""
     for i in range(queue.size - 1, -1, -1):
@@ -161,11 +171,7 @@ def weigh(access_point, success, policy, n_points, law, ahead, total):
         while going:
             likely = law[state] * probability(policy, queue, send)
             contend(access_point, success, queue, send, heard, chance)
-            for j in range(n):
-                value[j] = chance[j]
-            for c in range(spread_after(queue, chance, n_queues // 2, code, weight)):
-                for j in range(n):
-                    value[j] += weight[c] * ahead[code[c], j]
+            worth(queue, chance, n_queues // 2, ahead, code, weight, value)
             for i in range(n):
                 if queue[i] > 0:
                     for j in range(n):
@@ -193,11 +199,7 @@ def condense(access_point, success, policy, n_points, law, ahead, critic, mass, 
                 likely = law[state] * probability(policy, queue, send)
                 contend(access_point, success, queue, send, heard, chance)
                 if reading == 0:
-                    for j in range(n):
-                        value[j] = chance[j]
-                    for c in range(spread_after(queue, chance, n_queues // 2, code, weight)):
-                        for j in range(n):
-                            value[j] += weight[c] * ahead[code[c], j]
+                    worth(queue, chance, n_queues // 2, ahead, code, weight, value)
                 for j in range(n):
                     point = access_point[j, send[j] - 1] if send[j] > 0 else -1
                     met = 1 if point >= 0 and heard[point] > 1 else 0

@@ -252,14 +252,8 @@ def _measures(record: Record, written: np.ndarray) -> dict[str, float]:
         slots = served if name in (*OF_A_SATELLITE, *BLOCKS) else written
         if name in BLOCKS and column.dtype.kind == "b" and slots.any():
             means[f"{name}_share"] = float(np.mean(column[slots]))
-        if (
-            name in ("written", *LABELS)
-            or name.startswith("reward.")
-            or column.ndim != 1
-            or column.dtype.kind not in "fbiu"
-        ):
-            continue
-        if slots.any():
+        measured = name not in ("written", *LABELS) and not name.startswith("reward.")
+        if measured and column.ndim == 1 and column.dtype.kind in "fbiu" and slots.any():
             means[name] = float(np.mean(column[slots], dtype=np.float64))
     if means.get("demand_bps", 0.0) > 0.0 and "served_bps" in means:
         means["satisfied_demand"] = means["served_bps"] / means["demand_bps"]

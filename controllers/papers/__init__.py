@@ -7,7 +7,7 @@ A module of that name has reproduce(quick, out, say), which writes figures (PNG)
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
@@ -35,3 +35,13 @@ def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]
         writer = csv.writer(file)
         writer.writerow(names)
         writer.writerows(rows)
+
+
+def plotting() -> Any:
+    """matplotlib.pyplot without a screen. Needs the extra `report`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt

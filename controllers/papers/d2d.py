@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from controllers.papers import Row, d2d_exact, write_csv
+from controllers.papers import Row, d2d_exact, plotting, write_csv
 from controllers.st_q import StochasticGame, StQ, random_game, relative_error
 from controllers.stackelberg import Stackelberg
 from twin.stats import estimate
@@ -486,13 +486,3 @@ def band(ax, x: np.ndarray, curves: np.ndarray, colour: str, label: str) -> None
     """Mean of curves (n, n_x) and the range of all."""
     ax.plot(x, curves.mean(0), color=colour, label=label)
     ax.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
-
-
-def plotting():
-    """matplotlib, without a screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt

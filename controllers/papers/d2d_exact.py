@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from controllers.papers import Row, write_csv
+from controllers.papers import Row, plotting, write_csv
 from controllers.stackelberg import (
     MOST_ROUNDS,
     best_power,
@@ -583,11 +583,7 @@ def panels() -> Draws:
 
 def figure_prices(out: Path) -> None:
     """E1: both utilities against the price, one panel per case, the closed-form optimum marked; PNG and CSV."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = plotting()
     draws = panels()
     low, high = draws.prices
     best, printed, table = draws.best(), as_printed(draws), []

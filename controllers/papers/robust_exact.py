@@ -26,7 +26,7 @@ from controllers.kl_robust import (
     solve,
     worst_kernel,
 )
-from controllers.papers import Row, write_csv
+from controllers.papers import Row, plotting, write_csv
 from twin.stats import Estimate, estimate
 from twin.worlds.demand import KINDS, Deployed, Kind, at_divergence, differing, divergence, tilted
 from twin.worlds.finite import Finite, Inventory, Reservation, Settings, Tables, inventory, reservation
@@ -244,11 +244,7 @@ def order_row(out: Path) -> Row:
 
 def draw_errors(out: Path, errors: list[Error]) -> None:
     """F1: error against the radius for gamma 0.6 and 0.9, with the line through the origin that fits them best."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = plotting()
     write_csv(out / "robust_error.csv", Error._fields, errors)
     figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     for gamma, mark in ((0.6, "o"), (0.9, "s")):
@@ -266,11 +262,7 @@ def draw_errors(out: Path, errors: list[Error]) -> None:
 
 def draw_values(out: Path, tables: Tables, q: np.ndarray) -> None:
     """F3: Q as a heat map with the greedy order of each level marked, and v with its order written on."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = plotting()
     level, order = tables.level, greedy(q)
     table = [[level[s], a, q[s, a], int(a == order[s])] for s in range(len(q)) for a in range(q.shape[1])]
     write_csv(out / "robust_values.csv", ("level", "order", "q", "greedy"), table)
@@ -460,11 +452,7 @@ def flown_cost(world: Finite, policy: np.ndarray, seed: int) -> float:
 
 def draw_price(out: Path, cases: list[Case]) -> None:
     """Loss on nominal demand, and gain under each kind of demand as far away as believed, and farther, by radius."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = plotting()
     mine = [c for c in cases if c.formulation == CLAIMED and c.operator == "exact"]
     figure, axes = plt.subplots(1, 2, figsize=(8.8, 3.6), layout="constrained", sharey=True)
     far = 0.04

@@ -28,6 +28,7 @@ from twin.errors import ScenarioError
 from twin.geometry import Site
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.worlds.access_sky import SkyGraph, Users
+from twin.worlds.seats import each_slot
 from twin.worlds.sky import Sky
 
 SEAT = "users"
@@ -195,9 +196,7 @@ class Access:
     ):
         self.settings, self.slots, self.slot_s = settings, slots, slot_s
         self.deadline = settings.deadline_slots
-        seating = (agents or {}).get(SEAT)
-        if getattr(seating, "every", None) not in (None, 1):
-            raise ScenarioError(f"agent.users.every must be 1, users decide in every slot, got {seating.every}")  # type: ignore[union-attr]
+        timing = each_slot(agents, SEAT)
         self._sky = self._sky_of(folder)
         self.instance = on_grid(settings.grid or Grid()) if self._sky is None else self._under(self._sky)
         self.inputs = {} if self._sky is None else self._sky.inputs
@@ -216,9 +215,8 @@ class Access:
                 name=SEAT,
                 observes=self._observes(),
                 acts=(Field("send", (self.n_users,), "int64", 0, self.n_places),),
-                delay=getattr(seating, "delay", 0),
-                window=getattr(seating, "window", None),
                 facts=facts,
+                **timing,
             ),
         )
         self.reset(0)

@@ -7,7 +7,6 @@ probability a lone packet gets through: how often fading leaves it the SNR that 
 is computed, and nowhere are there arrays of terminals times satellites or of terminals times terminals.
 """
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +24,7 @@ from twin.orbit import ephemeris
 from twin.overpass import sine_of
 from twin.units import WGS84_RADIUS_M, from_db
 from twin.visibility import Sites, site_array, visible_from
-from twin.worlds.sky import LONGEST_S, Sky
+from twin.worlds.sky import Sky, check_length
 from twin.worlds.sky_faults import SEGMENT_S
 
 MOST_SATELLITE_S = 4e8  # satellites times seconds: 256 MB of polynomials
@@ -109,8 +108,7 @@ class SkyGraph:
         self.link, self.users, self.slot_s = link, users, slot_s
         self.refresh_slots = max(1, round(users.refresh_s / slot_s))
         seconds = (slots + 1) * slot_s
-        if seconds > LONGEST_S:
-            raise ScenarioError(f"slots and slot_s make {seconds / 3600.0:.0f} h, more than {LONGEST_S / 3600.0:.0f} h")
+        check_length(seconds, "slots and slot_s")
         chosen = sky.satellites(folder)
         if len(chosen) * seconds > MOST_SATELLITE_S:
             raise ScenarioError(
@@ -122,7 +120,7 @@ class SkyGraph:
         self.sine_mask = sine_of(sky.mask_deg)
         self.sites, self.arrival = scattered_sites(users, site)
         self.needed = float(from_db(users.needed_snr_db)) / (link.snr_per_gain * link.array_gain)
-        self.inputs = {"tle_sha256": hashlib.sha256((Path(folder) / sky.tle).read_bytes()).hexdigest()}
+        self.inputs = {"tle_sha256": sky.sha256(folder)}
         self.reset(0)
 
     def reset(self, seed: int) -> None:

@@ -14,7 +14,6 @@ around it reach it over twin.channel's uplink, drawn at reset for whole passes. 
 no satellite serves, nobody reaches it: its gains are 0, cellular users are silent, and pairs talk on, for nothing.
 """
 
-import hashlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -33,7 +32,8 @@ from twin.geometry import Pointing, Site, pointing
 from twin.orbit import Orbit
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.units import KILO, SPEED_OF_LIGHT_M_S, from_db
-from twin.worlds.sky import LONGEST_S, Sky, sky_over, turns
+from twin.worlds.seats import each_slot
+from twin.worlds.sky import Sky, check_length, sky_over, turns
 
 SEATS = ("cellular", "d2d")
 MOST_GAIN_BYTES = 2**31  # of a run's gains to satellites, drawn at reset
@@ -244,10 +244,7 @@ class Uplink:
             )
         if link.rate != "shannon":
             raise ScenarioError(f"link.rate must be `shannon`, by which utilities are defined, got `{link.rate}`")
-        if n_slots * slot_s > LONGEST_S:
-            raise ScenarioError(
-                f"slots and slot_s make {n_slots * slot_s / 3600.0:.0f} h, more than {LONGEST_S / 3600.0:.0f} h"
-            )
+        check_length(n_slots * slot_s, "slots and slot_s")
         self.link, self.slot_s, self.n_users = link, slot_s, n_users
         self.sky, above = sky_over(sky, site, folder, n_slots * slot_s)
         self.turns = []
@@ -482,7 +479,7 @@ class D2d:
                 f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
             )
         uplink = Uplink(self.settings.cell, sky, site, link, slots=self.slots, slot_s=self.slot_s, folder=folder)
-        self.inputs["tle_sha256"] = hashlib.sha256((folder / sky.tle).read_bytes()).hexdigest()
+        self.inputs["tle_sha256"] = sky.sha256(folder)
         return uplink
 
     def _turn(self) -> Turn | None:
@@ -543,20 +540,14 @@ class D2d:
         facts = {name: np.array(value) for name, value in scalars.items()}
         seats = []
         for order, (name, observes) in enumerate(zip(SEATS, (cellular, d2d))):
-            timing = agents.get(name)
-            if (every := getattr(timing, "every", None)) not in (None, 1):
-                raise ScenarioError(
-                    f"agent.{name}.every must be 1: both seats of d2d decide in every slot, got {every}"
-                )
             seats.append(
                 Agent(
                     name=name,
                     observes=observes,
                     acts=acts[name],
                     order=order,
-                    delay=getattr(timing, "delay", 0),
-                    window=getattr(timing, "window", None),
                     facts=facts | {f"default_{field}": value.copy() for field, value in self._default[name].items()},
+                    **each_slot(agents, name),
                 )
             )
         self._agent = {agent.name: agent for agent in seats}

@@ -20,6 +20,7 @@ from msgspec import Meta
 from twin.errors import ScenarioError
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.worlds.demand import Deployed, differing, poisson
+from twin.worlds.seats import each_slot
 
 MOST_ENTRIES = 10_000_000  # of the transition table, 80 MB: it goes to the seat with the welcome
 
@@ -162,10 +163,6 @@ class Finite:
         self.told, self.deployed = told_and_deployed(settings)
         self._cumulative = np.cumsum(self.deployed.demand)
         n_states, n_actions = self.told.reward.shape
-        seat = (agents or {}).get("agent")
-        every = getattr(seat, "every", None)
-        if every not in (None, 1):
-            raise ScenarioError(f"agent.agent.every must be 1, the seat of finite decides in every slot, got {every}")
         facts = {
             "transition": self.told.transition,
             "reward_table": self.told.reward,
@@ -179,9 +176,8 @@ class Finite:
                 name="agent",
                 observes=(Field("state", (), "int64", 0, n_states - 1),),
                 acts=(Field("action", (), "int64", 0, n_actions - 1),),
-                delay=getattr(seat, "delay", 0),
-                window=getattr(seat, "window", None),
                 facts=facts,
+                **each_slot(agents, "agent"),
             ),
         )
         self.reset(0)

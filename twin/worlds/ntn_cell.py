@@ -30,7 +30,7 @@ from twin.geometry import Pointing, Site, pointing
 from twin.overpass import Passes
 from twin.types import Agent, Arrays, Field, Outcome
 from twin.units import MEGA, SPEED_OF_LIGHT_M_S, from_db, to_db
-from twin.worlds.sky import LONGEST_S, Sky, sky_over, turns
+from twin.worlds.sky import Sky, check_length, sky_over, turns
 from twin.worlds.sky_faults import Orbit, last_of, loss_db, older, told_orbit
 
 SNR_FLOOR_DB = -30.0  # stands for "no signal", so that observations stay finite
@@ -135,11 +135,9 @@ class NtnCell:
         every, delay, window = _timing(agents or {})
         self.cycle_slots = every["leo"]
         self._observed_slots = slots + every["leo"] + max(delay.values())
-        if self._observed_slots * slot_s > LONGEST_S:
-            hours = self._observed_slots * slot_s / 3600.0
-            raise ScenarioError(f"slots, slot_s and delays make {hours:.0f} h, more than {LONGEST_S / 3600.0:.0f} h")
+        check_length(self._observed_slots * slot_s, "slots, slot_s and delays")
         self.sky, above = sky_over(settings.sky, self.site, folder, self._observed_slots * slot_s)
-        self.inputs = {"tle_sha256": hashlib.sha256((Path(folder) / settings.sky.tle).read_bytes()).hexdigest()}
+        self.inputs = {"tle_sha256": settings.sky.sha256(folder)}
         self.services = self._services(above)
         self.faults = tuple(faults)
         numbers = [service.number for service in self.services]

@@ -1,5 +1,6 @@
 """The sky of a world: which satellites a scenario asks for, where they fly over its window, and who serves when."""
 
+import hashlib
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -64,6 +65,10 @@ class Sky(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         30.0
     )
 
+    def sha256(self, folder: str | Path) -> str:
+        """Of the file of element sets, for the record."""
+        return hashlib.sha256((Path(folder) / self.tle).read_bytes()).hexdigest()
+
     def satellites(self, folder: str | Path) -> list[Satellite]:
         """The satellites this table asks for, in the order of its file; `folder` is where a relative path starts.
 
@@ -85,6 +90,12 @@ class Sky(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 for key, value in given.items()
             )
             raise ScenarioError(f"{keys}: {error}") from None
+
+
+def check_length(seconds: float, keys: str) -> None:
+    """Raise ScenarioError naming the keys that make a window longer than element sets are worth anything."""
+    if seconds > LONGEST_S:
+        raise ScenarioError(f"{keys} make {seconds / 3600.0:.0f} h, more than {LONGEST_S / 3600.0:.0f} h")
 
 
 def sky_over(sky: Sky, site: Site, folder: str | Path, seconds: float) -> tuple[Ephemeris, Passes]:
